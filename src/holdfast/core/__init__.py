@@ -1,0 +1,1 @@
+"""Protocols: what holdfast does, written once and run in any `World`."""
