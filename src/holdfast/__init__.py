@@ -1,0 +1,79 @@
+"""holdfast: locks, fenced cells and consistent hashing for services that must stay up and stay right.
+
+    import holdfast
+    hf = holdfast.connect("redis://localhost")
+    with hf.lock("invoice:42") as lease:
+        ...
+
+Names load on first use, so that importing holdfast costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import aio, testing
+    from .compat import ConsistentHash, DistributedLock
+    from .core.waiting import Backoff, Poll, Queue, Spin
+    from .errors import (
+        AcquireTimeout,
+        HoldfastError,
+        LeaseLost,
+        Misuse,
+        OutcomeUnknown,
+        StaleToken,
+        Unavailable,
+        Unsupported,
+    )
+    from .model import Change
+    from .placement import HashRing
+    from .sync import connect
+
+_HOMES = {
+    "sync": "connect",
+    "placement": "HashRing",
+    "model": "Change",
+    "core.waiting": "Queue Spin Poll Backoff",
+    "compat": "ConsistentHash DistributedLock",
+    "errors": "AcquireTimeout HoldfastError LeaseLost Misuse OutcomeUnknown StaleToken Unavailable Unsupported",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__version__ = "0.1.0.dev0"
+__all__ = [
+    "AcquireTimeout",
+    "Backoff",
+    "Change",
+    "ConsistentHash",
+    "DistributedLock",
+    "HashRing",
+    "HoldfastError",
+    "LeaseLost",
+    "Misuse",
+    "OutcomeUnknown",
+    "Poll",
+    "Queue",
+    "Spin",
+    "StaleToken",
+    "Unavailable",
+    "Unsupported",
+    "aio",
+    "connect",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("aio", "testing"):
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

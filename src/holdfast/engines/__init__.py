@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from typing import Any
 
-from ..contract import Engine
+from ..contract import Engine, Scope
 from ..errors import Misuse, Unsupported
 from ..model import check_name
 
 SCHEMES = {"redis": "redis", "rediss": "redis", "valkey": "redis", "valkeys": "redis", "unix": "redis"}
 KNOWN = "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix://"
+
+
+log = logging.getLogger("holdfast.engine")
+
+
+def resolve(target: Any, namespace: str, scope: Scope | None) -> Engine:
+    """The engine of ``target``, else of HOLDFAST_URL, else the embedded default, if it reaches as far as ``scope``."""
+    target = target if target is not None else os.environ.get("HOLDFAST_URL") or None
+    if target is None:
+        target = "sqlite://"
+        if scope in (None, "machine", "process"):
+            log.warning("no engine was named (connect(url) or HOLDFAST_URL): using the embedded one, for this machine only")
+    engine = engine_for(target, namespace)
+    reach = ("process", "machine", "fleet")
+    if scope is not None and scope not in reach:
+        raise Misuse(f"scope is one of {', '.join(reach)}, not {scope!r}")
+    has = engine.capabilities.scope
+    if scope is not None and reach.index(has) < reach.index(scope):
+        raise Unsupported(f"the {engine.capabilities.engine} engine reaches one {has}, this asks for a {scope}: name a server")
+    return engine
 
 
 def engine_for(target: Any, namespace: str = "") -> Engine:

@@ -1,0 +1,1 @@
+"""Worlds: where protocols run. `threads` blocks, `tasks` awaits asyncio; the protocols are the same."""

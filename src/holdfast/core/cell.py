@@ -1,0 +1,95 @@
+"""The cell's protocol: raise the fence on open, write under exactly that fence and version."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+
+from ..errors import LeaseLost, Misuse, StaleToken, Unsupported
+from ..model import CellReply, CellSnapshot, Change, Fence, check_name
+from .session import Session, lost_message
+from .tenure import Tenure
+
+_RUN = secrets.token_hex(6)
+_numbers = itertools.count(1)
+
+
+class Opening:
+    """One opening of a cell: what later puts need. ``value`` and ``version`` follow our own puts."""
+
+    __slots__ = ("cell", "fence", "max_value_bytes", "value", "version")
+
+    def __init__(self, cell: str, fence: Fence, reply: CellReply, max_value_bytes: int) -> None:
+        self.cell = cell
+        self.fence = fence
+        self.value = reply.value
+        self.version = reply.version
+        self.max_value_bytes = max_value_bytes
+
+
+def check_cell(session_engine_cells: bool, engine: str, name: str) -> str:
+    if not session_engine_cells:
+        raise Unsupported(f"the {engine} engine has no cells")
+    return check_name(name)
+
+
+async def open_cell(session: Session, cell: str, tenure: Tenure) -> Opening:
+    """Raise the cell's fence to this lease's token. Raises `StaleToken`, `LeaseLost`, `Misuse`."""
+    if tenure.claim.weight < tenure.turnstile.capacity:
+        raise Misuse(
+            f"a cell is opened under an exclusive lease; this one has {tenure.claim.weight} of "
+            f"{tenure.turnstile.capacity} of {tenure.turnstile.address}: give each permit a cell of its own"
+        )
+    if tenure.ended:
+        raise LeaseLost(lost_message(tenure))
+    tenure.openings += 1
+    fence = Fence(tenure.turnstile.address, tenure.token, tenure.claim.id, tenure.openings)
+    reply = await session.ask(session.engine.open(cell, fence))
+    if reply.foreign:
+        raise Misuse(f"the cell {cell!r} belongs to {reply.turnstile}; it cannot be opened under {fence.turnstile}")
+    if not reply.accepted:
+        raise _stale(cell, fence, reply.token)
+    return Opening(cell, fence, reply, session.engine.capabilities.max_value_bytes)
+
+
+async def put(session: Session, opening: Opening, value: bytes | None, changes: Sequence[Change]) -> tuple[bool, ...]:
+    """Write the value (None leaves it) and the entries, all or nothing. Raises `StaleToken` if a newer holder opened it."""
+    for data in (value, *(change.value for change in changes)):
+        if data is not None and not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise Misuse(f"a cell holds bytes, not {type(data).__name__}")
+        if data is not None and len(data) > opening.max_value_bytes:
+            raise Misuse(f"a value has at most {opening.max_value_bytes} bytes here, this one has {len(data)}")
+    for change in changes:
+        check_name(change.key, "key")
+    op_id = f"{_RUN}.{next(_numbers):x}"
+    reply = await session.ask(
+        session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes)
+    )
+    if not reply.accepted:
+        raise _stale(opening.cell, opening.fence, reply.token)
+    opening.version = reply.version
+    if value is not None:
+        opening.value = value
+    return reply.applied
+
+
+async def read(session: Session, cell: str, keys: Sequence[str] | None) -> CellSnapshot:
+    """What stands there now, unfenced."""
+    return await session.ask(session.engine.read(cell, keys))
+
+
+async def read_own(session: Session, opening: Opening, keys: Sequence[str] | None) -> CellSnapshot:
+    """The same, refused with `StaleToken` where another has opened the cell since."""
+    snapshot = await read(session, opening.cell, keys)
+    if snapshot.version != opening.version or snapshot.token != opening.fence.token:
+        raise _stale(opening.cell, opening.fence, snapshot.token)
+    return snapshot
+
+
+def _stale(cell: str, fence: Fence, token: int) -> StaleToken:
+    if token == fence.token:
+        return StaleToken(f"the cell {cell!r} was opened again under token {token}: this opening is over")
+    if token == 0:
+        return StaleToken(f"the cell {cell!r} is gone; open it again to go on")
+    return StaleToken(f"the cell {cell!r} was opened under token {token}; ours is {fence.token}: we are no longer the holder")

@@ -1,0 +1,194 @@
+"""Taking and giving back: the acquire protocol, and the part of a lease that needs no I/O."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..errors import LeaseLost, Misuse
+from ..model import NEVER_S, Claim, State, Turnstile
+from .recipe import Recipe, check_timeout
+from .session import Session, lost_message
+from .tenure import Tenure
+
+LeaseState = Literal["HELD", "UNSURE", "LOST", "RELEASED"]
+
+
+async def acquire(session: Session, recipe: Recipe, timeout_s: float | None) -> Tenure:
+    """Wait until admitted. Raises `AcquireTimeout`, `Unavailable` or `Misuse`; then nothing of ours is left behind."""
+    check_timeout(timeout_s)
+    started = session.world.now()
+    tenure = _tenure(session, recipe)
+    try:
+        await recipe.strategy.take(session, tenure, NEVER_S if timeout_s is None else started + timeout_s)
+    except BaseException:
+        await session.undo(tenure)
+        raise
+    return _held(session, tenure, started)
+
+
+async def try_acquire(session: Session, recipe: Recipe) -> Tenure | None:
+    """Take it if it is free now, else None."""
+    started = session.world.now()
+    tenure = _tenure(session, recipe)
+    try:
+        standing = await session.enter(tenure, nowait=True)
+    except BaseException:
+        await session.undo(tenure)
+        raise
+    return _held(session, tenure, started) if standing.state is State.ADMITTED else None
+
+
+def _tenure(session: Session, recipe: Recipe) -> Tenure:
+    return session.new_tenure(
+        recipe.turnstile,
+        recipe.weight,
+        recipe.ttl_s,
+        renews=recipe.renew,
+        max_hold_s=recipe.max_hold_s,
+        payload=recipe.payload,
+    )
+
+
+def _held(session: Session, tenure: Tenure, started: float) -> Tenure:
+    now = session.world.now()
+    tenure.hold(now)
+    if session.hooks:
+        session.emit("held", tenure, now - started)
+    return tenure
+
+
+def own(session: Session, lease: LeaseBase) -> Tenure:
+    """The tenure of a lease of this session; another client's is `Misuse`."""
+    if lease._session is not session:  # pyright: ignore[reportPrivateUsage]
+        raise Misuse("this lease is another client's; a cell is opened through the client that took the lease")
+    return lease._tenure  # pyright: ignore[reportPrivateUsage]
+
+
+class LeaseBase:
+    """A held claim, as its holder sees it. Both faces add what does I/O: ``release``, ``detach``, ``wait_lost``."""
+
+    __slots__ = ("__weakref__", "_on_unsure", "_session", "_tenure")
+
+    def __init__(self, session: Session, tenure: Tenure, on_unsure: str = "pass") -> None:
+        self._session = session
+        self._tenure = tenure
+        self._on_unsure = on_unsure
+        session.watch_handle(tenure, self)
+
+    @property
+    def name(self) -> str:
+        return self._tenure.turnstile.name
+
+    @property
+    def token(self) -> int:
+        """The fencing token: strictly above that of every earlier holder. Give it to what you write to."""
+        return self._tenure.token
+
+    @property
+    def state(self) -> LeaseState:
+        """HELD; UNSURE from the first failed renewal; LOST at the deadline or by the engine's word; RELEASED by you."""
+        tenure = self._tenure
+        if tenure.ended:
+            return "LOST" if tenure.ended == "lost" else "RELEASED"
+        if self._session.world.now() >= tenure.deadline:
+            return "LOST"
+        return "UNSURE" if tenure.unsure else "HELD"
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds for which this lease is surely ours if no renewal succeeds any more; 0 once it is over."""
+        if self._tenure.ended:
+            return 0.0
+        return max(0.0, self._tenure.deadline - self._session.world.now())
+
+    @property
+    def wanted(self) -> bool:
+        """Someone waits for what we hold (a hint)."""
+        return self._tenure.wanted
+
+    def ensure_held(self) -> None:
+        """Return if the lease is held, else raise `LeaseLost`. An unsure one passes or raises by ``on_unsure``.
+
+        It protects nothing by itself: the lease can end right after. Only a cell, or a resource that checks the
+        token, does.
+        """
+        state = self.state
+        if state == "HELD" or (state == "UNSURE" and self._on_unsure == "pass"):
+            return
+        if state == "UNSURE":
+            raise LeaseLost(f"the lease on {self._tenure.turnstile.address} could not be renewed and may be lost soon")
+        if state == "RELEASED":
+            raise LeaseLost(f"the lease on {self._tenure.turnstile.address} was {self._tenure.ended} before")
+        raise LeaseLost(lost_message(self._tenure) if self._tenure.why else lost_by_time(self._tenure))
+
+    def on_lost(self, callback: Callable[[], Any]) -> None:
+        """Call this once if the lease is lost, apart from the renewer; at once if it already is."""
+        self._tenure.on_lost.append(callback)
+        if self._tenure.ended == "lost":
+            self._tenure.on_lost.clear()
+            self._session.world.notify(callback)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._tenure.turnstile.address} token={self.token} {self.state}>"
+
+
+def lost_by_time(tenure: Tenure) -> str:
+    tenure.why = "its time ran out"
+    return lost_message(tenure)
+
+
+async def wait_lost(session: Session, tenure: Tenure, timeout_s: float | None) -> bool:
+    """Wait until the lease is lost (True), released, or ``timeout_s`` is over (False)."""
+    check_timeout(timeout_s)
+    until = NEVER_S if timeout_s is None else session.world.now() + timeout_s
+    mailbox = session.world.mailbox()
+    tenure.ends.append(mailbox)
+    while not tenure.ended:
+        if await session.world.wait_signal(mailbox, until) is None:
+            break
+    return tenure.ended == "lost"
+
+
+async def detach(session: Session, tenure: Tenure) -> str:
+    """Stop keeping the claim and describe it, so that another process can attach it before its time is over."""
+    if tenure.ended or session.world.now() >= tenure.deadline:
+        raise LeaseLost(lost_message(tenure))
+    tenure.claim = _of_inbox(tenure.claim, "")
+    standing = await session.renew_one(tenure)
+    if standing.state is State.GONE:
+        session.lose(tenure, "the engine no longer knew it")
+        raise LeaseLost(lost_message(tenure))
+    session.detach(tenure)
+    claim, turnstile = tenure.claim, tenure.turnstile
+    fields = [session.engine.identity, turnstile.kind, turnstile.name, turnstile.capacity, claim.id, claim.weight,
+              claim.ttl_s, tenure.token, tenure.openings, tenure.renews]  # fmt: skip
+    return "hf1." + base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+
+
+async def attach(session: Session, text: str) -> Tenure:
+    """Take over a detached claim. Raises `Misuse` for what is not one or is another engine's, `LeaseLost` if it ended."""
+    try:
+        if not text.startswith("hf1."):
+            raise ValueError(text)
+        identity, kind, name, capacity, claim_id, weight, ttl_s, token, openings, renews = json.loads(
+            base64.urlsafe_b64decode(text[4:])
+        )
+    except (ValueError, TypeError, AttributeError):
+        raise Misuse("attach() takes what Lease.detach() gave, unchanged") from None
+    if identity != session.engine.identity:
+        raise Misuse(f"this lease is of another engine ({identity}), not of {session.engine.identity}")
+    claim = Claim(claim_id, weight, ttl_s, session.world.inbox)
+    tenure = Tenure(Turnstile(kind, name, capacity), claim, session.world.mailbox(), renews=renews, max_hold_s=None)
+    tenure.token, tenure.openings = token, openings
+    standing = await session.renew_one(tenure)
+    if standing.state is not State.ADMITTED:
+        tenure.ended, tenure.why = "lost", "it ended before it was attached"
+        raise LeaseLost(lost_message(tenure))
+    return _held(session, tenure, session.world.now())
+
+
+def _of_inbox(claim: Claim, inbox: str) -> Claim:
+    return Claim(claim.id, claim.weight, claim.ttl_s, inbox, claim.owner, claim.payload)

@@ -1,0 +1,442 @@
+"""The live side of a client: its tenures, the renewer that keeps them, and every call to the engine.
+
+One session serves one process (threads) or one event loop (tasks). Its renewer is a single protocol that extends
+all leases and waiting claims in batches, notices deadlines, and gives back what nobody wants any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .. import model
+from ..contract import Engine, Request
+from ..errors import HoldfastError, LeaseLost, OutcomeUnknown, Unavailable
+from ..hooks import Event, Hook, emit
+from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
+from ..world import Mailbox, World
+from .tenure import Tenure
+
+T = TypeVar("T")
+
+log = logging.getLogger("holdfast.renewer")
+
+CLEANUP_S = 5.0
+"""How long an interrupted caller waits for what it took to be given back; after that the renewer goes on with it."""
+
+CLOSE_S = 1.0
+"""How long closing goes on giving back; what is left then ends by its lease."""
+
+GRAVES_AT_ONCE = 256
+
+
+class Session:
+    """Everything of one client that lives while it is connected."""
+
+    def __init__(
+        self, engine: Engine, world: World, *, patience_s: float, owner: str, hooks: tuple[Hook, ...] = ()
+    ) -> None:
+        self.engine = engine
+        self.world = world
+        self.patience_s = patience_s
+        self.owner = owner
+        self.hooks = hooks
+        self.tenures: dict[str, Tenure] = {}
+        self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
+        self.watchers: dict[str, dict[int, Mailbox]] = {}
+        self.holdings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self.closing = False
+        self._orphans: deque[Tenure] = deque()
+        self._mailbox = world.mailbox()
+        self._numbers = itertools.count(1)
+        self._wake_at = NEVER_S
+        self._renewing = False
+
+    # -- claims
+
+    def new_tenure(
+        self,
+        turnstile: Turnstile,
+        weight: int,
+        ttl_s: float,
+        *,
+        renews: bool = True,
+        max_hold_s: float | None = None,
+        payload: bytes = b"",
+        mailbox: Mailbox | None = None,
+    ) -> Tenure:
+        """A claim with a fresh id, not yet sent. ``mailbox``: where its signals go, one of its own by default."""
+        inbox = self.world.inbox
+        claim = Claim(f"{inbox}.{next(self._numbers):x}", weight, ttl_s, inbox, self.owner, payload)
+        return Tenure(turnstile, claim, mailbox or self.world.mailbox(), renews=renews, max_hold_s=max_hold_s)
+
+    async def enter(self, tenure: Tenure, nowait: bool, give_up_at: float = NEVER_S) -> Standing:
+        """Join the queue, or see where this claim stands in it; ADMITTED, WAITING, BUSY or BURIED.
+
+        The tenure is kept from before the request is sent, so no signal can come too early for it.
+        """
+        if tenure.first_sent is None:
+            tenure.first_sent = self.world.now()
+        sent = tenure.first_sent  # an answer to a resend may speak of the first try
+        self.tenures[tenure.claim.id] = tenure
+        standing = await self.ask(self.engine.enter(tenure.turnstile, tenure.claim, nowait), give_up_at, tenure)
+        if standing.state is State.ADMITTED or standing.state is State.WAITING:
+            tenure.acknowledge(sent, standing)
+            self._expect(tenure)
+            if tenure.deadline - self.world.now() < tenure.claim.ttl_s / 3:
+                return await self.renew_one(tenure, give_up_at)
+        else:
+            self.tenures.pop(tenure.claim.id, None)
+            tenure.first_sent = None
+        return standing
+
+    async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
+        """Renew this claim now and see where it stands; GONE where the engine does not know it."""
+        sent = self.world.now()
+        (request,) = self.engine.renew([(tenure.turnstile, tenure.claim)])
+        standing = (await self.ask(request, give_up_at))[tenure.claim.id]
+        if standing.state is State.GONE:
+            tenure.first_sent = None
+        else:
+            self.tenures[tenure.claim.id] = tenure
+            tenure.acknowledge(sent, standing)
+            self._expect(tenure)
+        return standing
+
+    async def release(self, tenure: Tenure) -> None:
+        """Give a held claim back. Raises `LeaseLost` if it was lost before; a second release does nothing.
+
+        Where the engine cannot be reached the renewer goes on trying in the background, and this returns: what the
+        lease covered is covered.
+        """
+        if self.tenures.pop(tenure.claim.id, None) is None:
+            if tenure.ended == "lost":
+                raise LeaseLost(lost_message(tenure))
+            return
+        now = self.world.now()
+        if now >= tenure.deadline:
+            self._end(tenure, "lost", "its time ran out")
+            raise LeaseLost(lost_message(tenure))
+        self._end(tenure, "released")
+        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
+        try:
+            left = await self.world.call(request, self.patience_s)
+        except (Unavailable, OutcomeUnknown) as trouble:
+            tenure.unknown = True
+            log.warning("release of %s is being retried: %s", tenure.turnstile.address, trouble)
+            await self._give_back(tenure, min(now + self.patience_s, tenure.deadline))
+            return
+        except BaseException:
+            tenure.unknown = True
+            await self.undo(tenure)
+            raise
+        if not left:
+            tenure.ended, tenure.why = "lost", f"{self.engine.capabilities.engine} no longer knew it at its release"
+            raise LeaseLost(lost_message(tenure))
+
+    async def undo(self, tenure: Tenure) -> None:
+        """Give back whatever an unfinished acquire or release may have left, whatever interrupts us meanwhile."""
+        self.tenures.pop(tenure.claim.id, None)
+        if not tenure.ended:
+            self._end(tenure, "given up")
+        if tenure.first_sent is not None:
+            await self.world.shield(self._give_back(tenure, self.world.now() + CLEANUP_S), CLEANUP_S)
+
+    async def _give_back(self, tenure: Tenure, until: float) -> None:
+        """Leave, in a way that a delayed enter cannot undo; what does not succeed by ``until`` the renewer goes on with."""
+        self._bequeath(tenure, NEVER_S)
+        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
+        try:
+            await self.ask(request, until, tenure)
+        except HoldfastError as trouble:
+            log.info("giving back %s goes on in the background: %s", tenure.turnstile.address, trouble)
+            self._bequeath(tenure, self.world.now())
+        else:
+            self.graves.pop(tenure.claim.id, None)
+
+    def _bequeath(self, tenure: Tenure, due: float) -> None:
+        """Let the renewer give this claim back from ``due`` on, for as long as it may stand."""
+        if tenure.deadline == NEVER_S:
+            tenure.deadline = self.world.now() + tenure.claim.ttl_s
+        tenure.due, tenure.look_at, tenure.hold_until = due, NEVER_S, NEVER_S
+        self.graves[tenure.claim.id] = tenure
+        self._expect(tenure)
+
+    # -- calls
+
+    async def ask(self, request: Request[T], give_up_at: float = NEVER_S, tenure: Tenure | None = None) -> T:
+        """Call, and call again while the engine does not answer: every operation is idempotent by its id.
+
+        For at most ``patience_s``, and not beyond ``give_up_at`` once it has been tried. What may have been done is
+        noted on ``tenure``. Raises `Unavailable`.
+        """
+        started = self.world.now()
+        attempt = 0
+        while True:
+            left_s = min(started + self.patience_s, give_up_at) - self.world.now()
+            try:
+                return await self.world.call(request, max(left_s, 0.25))
+            except (OutcomeUnknown, Unavailable) as trouble:
+                if tenure is not None and isinstance(trouble, OutcomeUnknown):
+                    tenure.unknown = True
+                attempt += 1
+                pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
+                now = self.world.now()
+                if now + pause_s >= min(started + self.patience_s, give_up_at):
+                    raise Unavailable(
+                        f"{self.engine.capabilities.engine} did not serve {request.op} "
+                        f"(tried {attempt} times in {now - started:.1f} s): {trouble}"
+                    ) from trouble
+                await self.world.sleep(pause_s)
+            except HoldfastError:
+                raise
+            except BaseException:
+                if tenure is not None:
+                    tenure.unknown = True
+                raise
+
+    async def listen(self) -> bool:
+        """Let signals flow; True if they did not before, and the caller must look again."""
+        return await self.world.listen(self.deliver, self.look_again)
+
+    async def watch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
+        """Post CHANGED to ``mailbox`` whenever this announcing turnstile changes."""
+        await self.listen()
+        first = turnstile.address not in self.watchers
+        self.watchers.setdefault(turnstile.address, {})[id(mailbox)] = mailbox
+        if first:
+            await self.world.watch(turnstile)
+
+    async def unwatch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
+        mailboxes = self.watchers.get(turnstile.address, {})
+        mailboxes.pop(id(mailbox), None)
+        if not mailboxes and self.watchers.pop(turnstile.address, None) is not None:
+            await self.world.unwatch(turnstile)
+
+    # -- signals
+
+    def deliver(self, signal: Signal) -> None:
+        """Pass an engine's signal to whom it concerns. From any thread."""
+        if signal.kind == model.CHANGED:
+            for mailbox in list(self.watchers.get(signal.key, {}).values()):
+                mailbox.post(signal)
+        elif tenure := self.tenures.get(signal.key):
+            if signal.kind == model.WANTED:
+                self._want(tenure)
+            else:
+                tenure.mailbox.post(signal)
+
+    def look_again(self) -> None:
+        """Signals may have been missed: let every waiter and watcher look."""
+        now = self.world.now()
+        for tenure in list(self.tenures.values()):
+            if not tenure.admitted and tenure.deadline < NEVER_S:
+                tenure.look_at = now
+        for address, mailboxes in list(self.watchers.items()):
+            for mailbox in list(mailboxes.values()):
+                mailbox.post(Signal(model.CHANGED, address))
+        self._wake_at = now
+        self.nudge()
+
+    def nudge(self) -> None:
+        self._mailbox.post(Signal(model.NUDGE))
+
+    def emit(self, kind: str, tenure: Tenure, elapsed_s: float = 0.0) -> None:
+        if self.hooks:
+            emit(self.hooks, Event(kind, tenure.turnstile.address, tenure.claim.id, tenure.token, elapsed_s))
+
+    def _want(self, tenure: Tenure) -> None:
+        if not tenure.wanted:
+            tenure.wanted = True
+            self.emit("wanted", tenure)
+
+    # -- ends
+
+    def watch_handle(self, tenure: Tenure, handle: object) -> None:
+        """Release the claim if its handle is collected without having been released."""
+        orphans, nudge = self._orphans, self.nudge
+
+        def collected(_: object) -> None:
+            orphans.append(tenure)
+            nudge()
+
+        tenure.handle = weakref.ref(handle, collected)
+
+    def _end(self, tenure: Tenure, how: str, why: str = "") -> None:
+        tenure.ended, tenure.why, tenure.handle = how, why, None
+        for mailbox in tenure.ends:
+            mailbox.post(Signal(model.NUDGE))
+        if self.hooks:
+            held_s = self.world.now() - tenure.held_since if tenure.admitted else 0.0
+            self.emit({"given up": "gave_up"}.get(how, how), tenure, held_s)
+
+    def detach(self, tenure: Tenure) -> None:
+        """Forget a held claim without giving it back."""
+        self.tenures.pop(tenure.claim.id, None)
+        self._end(tenure, "detached")
+
+    def lose(self, tenure: Tenure, why: str) -> None:
+        """The lease is over; tell its holder, once."""
+        if self.tenures.pop(tenure.claim.id, None) is None:
+            return
+        log.warning("lost %s (token %d): %s", tenure.turnstile.address, tenure.token, why)
+        self._end(tenure, "lost", why)
+        for callback in list(tenure.on_lost):
+            self.world.notify(callback)
+        tenure.mailbox.post(Signal(model.LOST, tenure.claim.id))
+
+    # -- the renewer
+
+    def _expect(self, tenure: Tenure) -> None:
+        """Make sure the renewer wakes for this tenure; a nudge only where it would sleep too long."""
+        if not self._renewing:
+            self._renewing = True
+            self.world.spawn(self._renew_forever(), "holdfast-renewer")
+        wake_at = tenure.wake_at
+        if wake_at < self._wake_at:
+            self._wake_at = wake_at
+            self.nudge()
+
+    async def _renew_forever(self) -> None:
+        while not self.closing:
+            await self.world.wait_signal(self._mailbox, self._wake_at)
+            try:
+                await self._round()
+            except Exception:
+                log.exception("a round of renewals failed; the next one follows")
+                self._wake_at = self.world.now() + 0.1
+
+    async def _round(self) -> None:
+        """Once over all tenures: end what is over, renew what is due, give back what is unwanted."""
+        self._wake_at = NEVER_S  # whoever comes in the meantime nudges
+        while self._orphans:
+            self._collect(self._orphans.popleft())
+        now = self.world.now()
+        for tenure in list(self.tenures.values()):
+            if now >= tenure.deadline:
+                self._expire(tenure)
+            elif now >= tenure.hold_until:
+                self.lose(tenure, f"held for longer than max_hold_s={tenure.max_hold_s}")
+                self._bequeath(tenure, now)
+        await self._renew([tenure for tenure in list(self.tenures.values()) if tenure.is_due(now)])
+        await self._give_back_due(now)
+        kept = [*self.tenures.values(), *self.graves.values()]
+        self._wake_at = min([self._wake_at, *(tenure.wake_at for tenure in kept)])
+
+    async def _give_back_due(self, now: float) -> None:
+        for claim_id in [id for id, tenure in list(self.graves.items()) if now >= tenure.deadline]:
+            self.graves.pop(claim_id, None)  # it has expired at the engine as well
+        due = [tenure for tenure in list(self.graves.values()) if tenure.due <= now][:GRAVES_AT_ONCE]
+        if not due:
+            return
+        requests = [self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown) for tenure in due]
+        replies = await self.world.call_many(requests, self._timeout_s())
+        for tenure, reply in zip(due, replies, strict=True):
+            if isinstance(reply, Exception):
+                tenure.unknown = True
+                tenure.due = self.world.now() + self._pause_s(tenure)
+            else:
+                self.graves.pop(tenure.claim.id, None)
+
+    def _expire(self, tenure: Tenure) -> None:
+        if tenure.admitted:
+            self.lose(tenure, "its time ran out before a renewal was acknowledged")
+        elif self.tenures.pop(tenure.claim.id, None) is not None:
+            tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
+
+    def _timeout_s(self) -> float:
+        """How long a call of the renewer may take: not past the first lease that would end meanwhile."""
+        first_end = min((tenure.deadline for tenure in list(self.tenures.values())), default=NEVER_S)
+        return max(0.05, min(self.patience_s, first_end - self.world.now()))
+
+    def _pause_s(self, tenure: Tenure) -> float:
+        return min(1.0, tenure.claim.ttl_s / 10) * (0.5 + self.world.random() / 2)
+
+    async def _renew(self, due: list[Tenure]) -> None:
+        if not due:
+            return
+        sent = self.world.now()
+        requests = list(self.engine.renew([(tenure.turnstile, tenure.claim) for tenure in due]))
+        heard: set[str] = set()
+        trouble: Exception | None = None
+        for reply in await self.world.call_many(requests, self._timeout_s()):
+            if isinstance(reply, Exception):
+                trouble = reply
+                continue
+            heard.update(reply)
+            for claim_id, standing in reply.items():
+                if tenure := self.tenures.get(claim_id):
+                    self._hear(tenure, standing, sent)
+        now = self.world.now()
+        for tenure in due:
+            if tenure.claim.id not in heard and not tenure.ended:
+                tenure.due = now + self._pause_s(tenure)
+                tenure.look_at = NEVER_S
+                if not tenure.unsure:
+                    tenure.unsure = True
+                    log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
+                    self.emit("unsure", tenure)
+
+    def _hear(self, tenure: Tenure, standing: Standing, sent: float) -> None:
+        if standing.state is State.GONE:
+            tenure.first_sent = None
+            if tenure.admitted:
+                self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
+            elif self.tenures.pop(tenure.claim.id, None) is not None:
+                tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
+            return
+        tenure.acknowledge(sent, standing)
+        if standing.state is State.ADMITTED:
+            if tenure.admitted:
+                self.emit("renewed", tenure)
+            else:
+                tenure.mailbox.post(Signal(model.ADMITTED, tenure.claim.id))
+        if standing.wanted:
+            self._want(tenure)
+
+    def _collect(self, tenure: Tenure) -> None:
+        """Its handle was thrown away: nobody can use or release this lease, so release it."""
+        if self.tenures.pop(tenure.claim.id, None) is None:
+            return
+        self._end(tenure, "released", "its handle was collected")
+        self._bequeath(tenure, self.world.now())
+        try:
+            warnings.warn(f"a lease on {tenure.turnstile.address} was never released", ResourceWarning, stacklevel=2)
+        except ResourceWarning:
+            log.exception("a ResourceWarning that was made an error")
+
+    # -- close and fork
+
+    async def close(self) -> None:
+        """Release everything that is held or waits, and stop the renewer."""
+        self.closing = True
+        now = self.world.now()
+        for tenure in list(self.tenures.values()):
+            if self.tenures.pop(tenure.claim.id, None) is not None:
+                self._end(tenure, "released", "its client was closed")
+                self._bequeath(tenure, now)
+        self.nudge()
+        while self.graves and self.world.now() < now + min(self.patience_s, CLOSE_S):
+            await self._give_back_due(self.world.now())
+            if self.graves:
+                await self.world.sleep(0.01)
+
+    def forget(self, why: str) -> None:
+        """In a forked child: hold nothing, and say so to whoever looks."""
+        for tenure in self.tenures.values():
+            tenure.ended, tenure.why, tenure.handle = "lost", why, None
+        self.tenures.clear()
+        self.graves.clear()
+        self.watchers.clear()
+        self.closing = True
+
+
+def lost_message(tenure: Tenure) -> str:
+    return f"the lease on {tenure.turnstile.address} (token {tenure.token}) was lost: {tenure.why}"
+
+

@@ -1,0 +1,120 @@
+"""How to wait for a lock. `Queue` is the default; the others exist since people know them, and to be measured.
+
+Each is a small frozen object, given per lock: ``hf.lock("x", strategy=Backoff())``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .. import model
+from ..errors import AcquireTimeout, Misuse
+from ..model import State
+from .session import Session
+from .tenure import Tenure
+
+
+class Strategy(Protocol):
+    """A way to wait. ``take`` returns once ``tenure`` is admitted, or raises `AcquireTimeout` at ``deadline``."""
+
+    async def take(self, session: Session, tenure: Tenure, deadline: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Join the turnstile's queue and sleep until it is our turn: fair, first come, first served.
+
+    Cost: two commands per acquisition however many wait, no polling; one wake-up per hand-over.
+    """
+
+    async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
+        if standing.state is not State.ADMITTED:
+            session.emit("waiting", tenure)
+            if await session.listen():  # signals flow only from now on: what was said before is lost
+                standing = await session.renew_one(tenure)
+        while standing.state is not State.ADMITTED:
+            if standing.state is not State.WAITING:  # our place was lost: a long pause, or the engine's data is gone
+                standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
+                continue
+            signal = await session.world.wait_signal(tenure.mailbox, deadline)
+            if signal is None:
+                raise _timeout(tenure)
+            if signal.kind == model.ADMITTED and session.world.now() + tenure.claim.ttl_s / 3 < tenure.deadline:
+                return
+            # A hint that can't be relied on: ask.
+            standing = await session.renew_one(tenure)
+
+
+async def _retry(session: Session, tenure: Tenure, deadline: float, pauses: _Pauses) -> None:
+    attempt = 0
+    while (await session.enter(tenure, nowait=True, give_up_at=deadline)).state is not State.ADMITTED:
+        left_s = deadline - session.world.now()
+        if left_s <= 0:
+            raise _timeout(tenure)
+        await session.world.sleep(min(left_s, pauses.pause_s(attempt, session.world.random())))
+        attempt += 1
+
+
+class _Pauses(Protocol):
+    def pause_s(self, attempt: int, random: float) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Spin:
+    """The busy wait: ask again at once, for ever. Simple, and the quickest to notice on an idle machine.
+
+    Cost: a whole core per waiter, a request per round trip per waiter at the engine, no order among waiters.
+    """
+
+    async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        await _retry(session, tenure, deadline, self)
+
+    def pause_s(self, attempt: int, random: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask every ``interval_s`` seconds.
+
+    Cost: waits half an interval too long on average, one command per interval per waiter; starves the unlucky.
+    """
+
+    interval_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.interval_s > 0:
+            raise Misuse(f"interval_s is above 0 seconds, not {self.interval_s!r}; Spin() asks without a pause")
+
+    async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        await _retry(session, tenure, deadline, self)
+
+    def pause_s(self, attempt: int, random: float) -> float:
+        return self.interval_s
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Ask after random pauses whose bound doubles from ``first_s`` to ``most_s`` (full jitter, as AWS describes it).
+
+    Cost: fewer commands than `Poll`, longer and more uneven waits; the longest waiter is the least likely to win.
+    """
+
+    first_s: float = 0.005
+    most_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_s <= self.most_s:
+            raise Misuse(f"0 < first_s <= most_s, not first_s={self.first_s!r}, most_s={self.most_s!r}")
+
+    async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        await _retry(session, tenure, deadline, self)
+
+    def pause_s(self, attempt: int, random: float) -> float:
+        return min(self.most_s, self.first_s * 2.0 ** min(attempt, 30)) * random
+
+
+def _timeout(tenure: Tenure) -> AcquireTimeout:
+    return AcquireTimeout(f"{tenure.turnstile.address} was not free in time; nothing of ours is left in its queue")

@@ -1,0 +1,375 @@
+"""The blocking face. Assembly only: what happens is in `core`; `aio` has the same names and signatures."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import inspect
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, Unpack
+
+from .contract import Capabilities, Engine, Scope
+from .core import cell as cells
+from .core import lease as leases
+from .core import recipe as recipes
+from .core.holding import Holdings, call_namer, refuse_self_deadlock
+from .core.recipe import LockOptions, Recipe
+from .core.session import Session
+from .engines import resolve
+from .errors import AcquireTimeout, LeaseLost, Misuse
+from .hooks import Hook
+from .model import CellSnapshot, Change
+from .worlds.threads import Threads, drive
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Client:
+    """Locks, cells and groups on one engine, for the threads of one process. Made by `holdfast.connect`.
+
+    It opens nothing before its first use, so it may be made at import time and before a fork; after a fork the child
+    holds nothing and opens its own connections.
+    """
+
+    def __init__(self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None):
+        self._engine = engine
+        self._patience_s = patience_s
+        self._hooks = tuple(hooks)
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._live: Session | None = None
+        self._closed = False
+        _clients.add(self)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine guarantees."""
+        return self._engine.capabilities
+
+    @property
+    def session(self) -> Session:
+        """The live side; opened on first use. Raises `Misuse` after `close`."""
+        return self._live or self._open()
+
+    def _open(self) -> Session:
+        with self._lock:
+            if self._closed:
+                raise Misuse("this client was closed; connect() again")
+            if self._live is None:
+                world = Threads(self._engine.blocking_link())
+                self._live = Session(
+                    self._engine, world, patience_s=self._patience_s, owner=self._owner or whoami(), hooks=self._hooks
+                )
+            return self._live
+
+    def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
+        """A mutex: one holder at a time. Options: `LockOptions`."""
+        return Lock(self, recipes.mutex(self.capabilities, name, {**options}))
+
+    def rwlock(self, name: str, **options: Unpack[LockOptions]) -> RWLock:
+        """Many readers or one writer, first come, first served: readers starve no writer."""
+        return RWLock(self, name, options)
+
+    def semaphore(self, name: str, permits: int, weight: int = 1, **options: Unpack[LockOptions]) -> Lock:
+        """At most ``permits`` at once; this one takes ``weight`` of them."""
+        return Lock(self, recipes.semaphore(self.capabilities, name, permits, weight, {**options}))
+
+    def cell(self, name: str) -> Cell:
+        """A fenced register for bytes, with small keyed entries."""
+        return Cell(self, cells.check_cell(self.capabilities.cells, self.capabilities.engine, name))
+
+    def attach(self, text: str) -> Lease:
+        """Take over what `Lease.detach` let go, in this or another process."""
+        session = self.session
+        return Lease(session, drive(leases.attach(session, text)))
+
+    def ping(self) -> None:
+        """One round trip to the engine. Raises `Unavailable`."""
+        session = self.session
+        drive(session.ask(session.engine.ping()))
+
+    def close(self) -> None:
+        """Release everything that this client holds, and its connections."""
+        with self._lock:
+            self._closed = True
+            live, self._live = self._live, None
+        if live is not None:
+            drive(live.close())
+            live.world.link.close()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        live, self._live, self._lock = self._live, None, threading.Lock()
+        if live is not None:
+            live.forget("this process is a fork of the one that held it")
+            live.world.link.abandon()  # type: ignore[attr-defined]
+            _inherited.append(live)
+
+
+class Lock:
+    """An immutable recipe for taking turns: share it freely. A context manager and a decorator.
+
+    What ``with`` and `acquire` took is kept per thread, and `release` gives back the innermost.
+    """
+
+    __slots__ = ("_client", "_recipe")
+
+    def __init__(self, client: Client, recipe: Recipe) -> None:
+        self._client = client
+        self._recipe = recipe
+
+    @property
+    def name(self) -> str:
+        return self._recipe.turnstile.name
+
+    def acquire(self, timeout_s: float | None = None) -> Lease:
+        """Wait for at most ``timeout_s`` seconds (None: the lock's own ``timeout_s``).
+
+        Raises `AcquireTimeout`, `Unavailable`; nothing is left behind then.
+        """
+        session, recipe = self._client.session, self._recipe
+        holdings: Holdings[Lease] = Holdings(session)
+        lease = holdings.top(recipe) if recipe.reentrant else None
+        if lease is None or lease.state not in ("HELD", "UNSURE"):
+            waits_s = recipe.timeout_s if timeout_s is None else timeout_s
+            lease = Lease(session, drive(leases.acquire(session, recipe, waits_s)), recipe.on_unsure)
+        holdings.push(recipe, lease)
+        return lease
+
+    def try_acquire(self) -> Lease | None:
+        """Take it if it is free now, else None."""
+        session, recipe = self._client.session, self._recipe
+        holdings: Holdings[Lease] = Holdings(session)
+        lease = holdings.top(recipe) if recipe.reentrant else None
+        if lease is None or lease.state not in ("HELD", "UNSURE"):
+            tenure = drive(leases.try_acquire(session, recipe))
+            lease = None if tenure is None else Lease(session, tenure, recipe.on_unsure)
+        if lease is not None:
+            holdings.push(recipe, lease)
+        return lease
+
+    def release(self) -> None:
+        """Give back what this thread took last. Raises `Misuse` if it holds nothing, `LeaseLost` if it lost it."""
+        lease, last = Holdings[Lease](self._client.session).pop(self._recipe)
+        if last:
+            lease.release()
+
+    def __enter__(self) -> Lease:
+        if not self._recipe.reentrant:
+            refuse_self_deadlock(self._recipe, Holdings[Lease](self._client.session).top(self._recipe))
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.release()
+        except LeaseLost as lost:
+            if error is None:
+                raise
+            error.add_note(str(lost))
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate: each call runs under the lock; ``{argument}`` in the name is that call's argument."""
+        if inspect.iscoroutinefunction(function):
+            raise Misuse(f"{function.__qualname__} is async: use a lock of holdfast.aio, this one would block its loop")
+        namer = call_namer(self.name, function)
+
+        @functools.wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            lock = self if namer is None else Lock(self._client, self._recipe.named(namer(*args, **kwargs)))
+            if lock._enter() is None:
+                return None  # type: ignore[return-value]
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                lock.__exit__(type(error), error, error.__traceback__)
+                raise
+            lock.__exit__(None, None, None)
+            return result
+
+        return locked
+
+    def _enter(self) -> Lease | None:
+        """As ``on_busy`` says; None where the call is to be skipped."""
+        if self._recipe.on_busy == "wait":
+            return self.__enter__()
+        lease = self.try_acquire()
+        if lease is None and self._recipe.on_busy == "raise":
+            raise AcquireTimeout(f"{self._recipe.turnstile.address} is taken")
+        return lease
+
+    def __repr__(self) -> str:
+        return f"<Lock {self._recipe.turnstile.address}>"
+
+
+class RWLock:
+    """A read-write lock: ``with rw.read():`` for many at once, ``with rw.write():`` alone."""
+
+    __slots__ = ("_client", "_name", "_options")
+
+    def __init__(self, client: Client, name: str, options: LockOptions) -> None:
+        self._client, self._name, self._options = client, name, options
+        self.read()
+
+    def read(self) -> Lock:
+        return Lock(self._client, recipes.reader(self._client.capabilities, self._name, {**self._options}))
+
+    def write(self) -> Lock:
+        return Lock(self._client, recipes.writer(self._client.capabilities, self._name, {**self._options}))
+
+
+class Lease(leases.LeaseBase):
+    """A held lock, semaphore permit or membership. ``with`` releases it at the end."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """Give it back, from any thread. Raises `LeaseLost` if it was lost; releasing twice does nothing."""
+        drive(self._session.release(self._tenure))
+
+    def detach(self) -> str:
+        """Let go without releasing: what is returned, `Client.attach` takes over elsewhere before the lease ends."""
+        return drive(leases.detach(self._session, self._tenure))
+
+    def wait_lost(self, timeout_s: float | None = None) -> bool:
+        """Wait until it is lost (True), or released or ``timeout_s`` over (False)."""
+        return drive(leases.wait_lost(self._session, self._tenure, timeout_s))
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.release()
+        except LeaseLost as lost:
+            if error is None:
+                raise
+            error.add_note(str(lost))
+
+
+class Cell:
+    """A fenced, versioned register: bytes, and small keyed entries of bytes."""
+
+    __slots__ = ("_client", "_name")
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client, self._name = client, name
+
+    def open(self, lease: Lease) -> OpenCell:
+        """Raise the fence to this exclusive lease's token: earlier holders can write no more.
+
+        Raises `StaleToken` if a later holder opened it, `Misuse` if it belongs to another lock.
+        """
+        session = self._client.session
+        return OpenCell(session, drive(cells.open_cell(session, self._name, leases.own(session, lease))))
+
+    def read(self, keys: Sequence[str] | None = None) -> CellSnapshot:
+        """The value and entries (all, or those named), unfenced: a look, not a right."""
+        return drive(cells.read(self._client.session, self._name, keys))
+
+    def drop(self) -> bool:
+        """Remove the cell and its fence, unfenced: for what is known to be finished. True if it stood."""
+        session = self._client.session
+        return drive(session.ask(session.engine.drop(self._name)))
+
+
+class OpenCell:
+    """A cell opened under a lease. Every write is refused with `StaleToken` once a newer holder opened it."""
+
+    __slots__ = ("_lock", "_opening", "_session")
+
+    def __init__(self, session: Session, opening: cells.Opening) -> None:
+        self._session, self._opening, self._lock = session, opening, threading.Lock()
+
+    @property
+    def value(self) -> bytes | None:
+        """What stood there at the opening, or what this opening put since; None before the first put."""
+        return self._opening.value
+
+    @property
+    def version(self) -> int:
+        """Rises with every open and put."""
+        return self._opening.version
+
+    @property
+    def token(self) -> int:
+        return self._opening.fence.token
+
+    def put(self, value: bytes | None = None, changes: Sequence[Change] = ()) -> tuple[bool, ...]:
+        """Write the value (None leaves it as it is) and changes of entries, all or nothing.
+
+        Says of each change whether it took place: a create-only one does not where the entry exists.
+        """
+        with self._lock:
+            return drive(cells.put(self._session, self._opening, value, changes))
+
+    def set(self, key: str, value: bytes, create: bool = False) -> bool:
+        """Write one entry; with ``create`` only if there is none, False if there is."""
+        return self.put(changes=[Change(key, value, create)])[0]
+
+    def delete(self, key: str) -> bool:
+        """Remove one entry; False if there was none."""
+        return self.put(changes=[Change(key, None)])[0]
+
+    def __getitem__(self, key: str) -> bytes:
+        """One entry. Raises KeyError, `StaleToken`."""
+        return self.entries([key])[key]
+
+    def entries(self, keys: Sequence[str] | None = None) -> Mapping[str, bytes]:
+        """The entries (all, or those named). Raises `StaleToken`."""
+        with self._lock:
+            return drive(cells.read_own(self._session, self._opening, keys)).entries
+
+
+def connect(
+    target: Any = None,
+    *,
+    namespace: str = "",
+    scope: Scope | None = None,
+    patience_s: float = 5.0,
+    hooks: Sequence[Hook] = (),
+    owner: str | None = None,
+) -> Client:
+    """A client on the engine that ``target`` names: a URL or a Redis client; HOLDFAST_URL, else the embedded default.
+
+    Does no I/O. ``namespace`` keeps applications apart; ``scope="fleet"`` refuses an engine that one machine alone can
+    see; ``patience_s`` is how long one call goes on trying to reach the engine; ``owner`` is shown to others who look
+    (host and process by default). Raises `Misuse`, `Unsupported`.
+    """
+    return Client(resolve(target, namespace, scope), patience_s=patience_s, hooks=hooks, owner=owner)
+
+
+def whoami() -> str:
+    """Who we are, for people who look: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_inherited: list[Session] = []  # a forked child keeps its parent's sessions, so that nothing closes what they share
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _at_exit() -> None:
+    for client in list(_clients):
+        with contextlib.suppress(Exception):
+            client.close()

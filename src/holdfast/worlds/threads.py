@@ -1,0 +1,102 @@
+"""The blocking world: every method does its work and returns without suspending.
+
+So a protocol runs to its end in one ``send(None)``; one that awaits something foreign fails loudly.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from ..contract import BlockingLink, Deliver, Request
+from ..model import NEVER_S, Signal, Turnstile
+from . import clock
+
+T = TypeVar("T")
+
+
+def drive(protocol: Coroutine[Any, Any, T]) -> T:
+    """Run a protocol of this world to its end."""
+    try:
+        protocol.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    protocol.close()
+    raise RuntimeError(f"{protocol.__qualname__} awaited something that is not of the blocking world")
+
+
+class ThreadMailbox:
+    """A `SimpleQueue`: its put never blocks and may run inside a finalizer of the thread that holds it."""
+
+    __slots__ = ("_queue", "post")
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+        self.post: Callable[[Signal], None] = self._queue.put
+
+    def get(self, timeout_s: float | None) -> Signal | None:
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+
+class Threads:
+    """One process's threads over one link."""
+
+    def __init__(self, link: BlockingLink, now: Callable[[], float] = clock.now) -> None:
+        self.link = link
+        self.inbox = link.inbox
+        self.now = now
+
+    random = staticmethod(random.random)
+    actor = staticmethod(threading.current_thread)
+    mailbox = staticmethod(ThreadMailbox)
+
+    async def sleep(self, delay_s: float) -> None:
+        time.sleep(delay_s)
+
+    async def call(self, request: Request[T], timeout_s: float) -> T:
+        return self.link.call(request, timeout_s)
+
+    async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
+        return self.link.call_many(requests, timeout_s)
+
+    async def wait_signal(self, mailbox: ThreadMailbox, deadline: float) -> Signal | None:
+        if deadline == NEVER_S:
+            return mailbox.get(None)
+        return mailbox.get(max(0.0, min(deadline - self.now(), threading.TIMEOUT_MAX)))
+
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+        return self.link.listen(deliver, look_again)
+
+    async def watch(self, turnstile: Turnstile) -> None:
+        self.link.watch(turnstile)
+
+    async def unwatch(self, turnstile: Turnstile) -> None:
+        self.link.unwatch(turnstile)
+
+    async def shield(self, cleanup: Coroutine[Any, Any, None], timeout_s: float) -> None:
+        """In a thread of its own, which no interrupt reaches; one that hits the waiting caller is raised after it."""
+        thread = self.spawn(cleanup, "holdfast-cleanup")
+        until = self.now() + timeout_s
+        interrupt: BaseException | None = None
+        while thread.is_alive() and self.now() < until:
+            try:
+                thread.join(max(0.0, until - self.now()))
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def spawn(self, protocol: Coroutine[Any, Any, None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=drive, args=(protocol,), name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def notify(self, callback: Callable[..., Any], *args: Any) -> None:
+        threading.Thread(target=callback, args=args, name="holdfast-callback", daemon=True).start()
