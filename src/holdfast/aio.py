@@ -7,21 +7,24 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from .contract import Capabilities, Engine, Scope
 from .core import cell as cells
+from .core import group as groups
 from .core import lease as leases
+from .core import partitions as sharing
 from .core import recipe as recipes
+from .core.group import Member
 from .core.holding import Holdings, call_namer, refuse_self_deadlock
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session, lost_message
 from .engines import resolve
 from .errors import AcquireTimeout, LeaseLost, Misuse
 from .hooks import Hook
-from .model import CellSnapshot, Change
+from .model import NEVER_S, CellSnapshot, Change, Turnstile
 from .sync import whoami
 from .worlds.tasks import Tasks
 
@@ -80,6 +83,14 @@ class Client:
     def cell(self, name: str) -> Cell:
         """A fenced register for bytes, with small keyed entries."""
         return Cell(self, cells.check_cell(self.capabilities.cells, self.capabilities.engine, name))
+
+    def group(self, name: str) -> Group:
+        """Who is alive: processes join with a payload, others look and watch."""
+        return Group(self, groups.group_turnstile(self.capabilities, name))
+
+    def partitions(self, name: str, count: int, ttl_s: float = 15.0) -> Partitions:
+        """``count`` partitions shared among the live members, each with one owner at most."""
+        return Partitions(self, sharing.member_turnstile(self.capabilities, name, count, ttl_s), ttl_s)
 
     async def attach(self, text: str) -> Lease:
         """Take over what `Lease.detach` let go, in this or another process."""
@@ -368,6 +379,110 @@ class OpenCell:
         """The entries (all, or those named). Raises `StaleToken`."""
         async with self._lock:
             return (await cells.read_own(self._session, self._opening, keys)).entries
+
+
+class Group:
+    """A named set of live members."""
+
+    __slots__ = ("_client", "_turnstile")
+
+    def __init__(self, client: Client, turnstile: Turnstile) -> None:
+        self._client, self._turnstile = client, turnstile
+
+    async def join(self, payload: bytes = b"", ttl_s: float = 15.0) -> Lease:
+        """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` at most."""
+        session = self._client.session
+        return Lease(session, await groups.join(session, self._turnstile, payload, ttl_s))
+
+    async def members(self) -> list[Member]:
+        """Who is in now, senior first."""
+        return await groups.members(self._client.session, self._turnstile)
+
+    async def watch(self, timeout_s: float | None = None) -> AsyncIterator[list[Member]]:
+        """The members now, and again after each change; ends once nothing changed for ``timeout_s``.
+
+        Never misses the last state; may skip ones in between.
+        """
+        session = self._client.session
+        watch = groups.Watch(session, self._turnstile)
+        try:
+            while True:
+                until = NEVER_S if timeout_s is None else session.world.now() + timeout_s
+                found = await watch.changed(until)
+                if found is None:
+                    return
+                yield found
+        finally:
+            await watch.stop()
+
+
+class Partitions:
+    """A number of partitions that the members of one name share by consistent hashing."""
+
+    __slots__ = ("_client", "_ttl_s", "_turnstile")
+
+    def __init__(self, client: Client, turnstile: Turnstile, ttl_s: float) -> None:
+        self._client, self._turnstile, self._ttl_s = client, turnstile, ttl_s
+
+    async def join(
+        self,
+        payload: bytes = b"",
+        on_assigned: Callable[[int, Lease], Any] | None = None,
+        on_revoked: Callable[[int], Any] | None = None,
+    ) -> Share:
+        """Take part; the share is kept in the background until `Share.leave`.
+
+        ``on_assigned(partition, lease)`` (plain or async) after a partition became ours; ``on_revoked(partition)`` before it is handed
+        over (it waits for the return), or after it was lost.
+        """
+        session = self._client.session
+        share = sharing.Share[Lease](
+            session, self._turnstile, self._ttl_s, payload, functools.partial(Lease, session), on_assigned, on_revoked
+        )
+        await share.start()
+        return Share(session, share)
+
+    async def members(self) -> list[Member]:
+        """Who takes part now, senior first."""
+        return await groups.members(self._client.session, self._turnstile)
+
+    async def owners(self) -> dict[int, str]:
+        """Who owns each partition now; those that are between two owners are left out."""
+        return await sharing.owners(self._client.session, self._turnstile.name, self._turnstile.capacity)
+
+
+class Share:
+    """What one member owns. An async context manager that leaves at its end."""
+
+    __slots__ = ("_session", "_share")
+
+    def __init__(self, session: Session, share: sharing.Share[Lease]) -> None:
+        self._session, self._share = session, share
+
+    @property
+    def owned(self) -> Mapping[int, Lease]:
+        """Our partitions now, each with its lease (which opens cells)."""
+        return self._share.owned
+
+    @property
+    def member_id(self) -> str:
+        """Our id among the members; empty while we are none."""
+        return self._share.member_id
+
+    async def wait_change(self, timeout_s: float | None = None) -> bool:
+        """Wait until `owned` changed; False after ``timeout_s``."""
+        until = NEVER_S if timeout_s is None else self._session.world.now() + timeout_s
+        return await self._share.wait_change(until)
+
+    async def leave(self) -> None:
+        """Hand everything over at once, and go."""
+        await self._share.leave()
+
+    async def __aenter__(self) -> Share:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.leave()
 
 
 def connect(

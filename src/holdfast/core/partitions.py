@@ -1,0 +1,251 @@
+"""Partitions: each live member owns its share by consistent hashing, guarded by one turnstile per partition.
+
+The group says who should own what; only the partition's turnstile says who does. So two members never own one
+at once, whatever each believes of the group; and a partition is without an owner only while it changes hands.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from .. import model
+from ..contract import Capabilities
+from ..errors import HoldfastError, LeaseLost, Misuse, Unsupported
+from ..model import Signal, State, Turnstile, check_name
+from ..placement import HashRing
+from .group import Watch, join
+from .lease import LeaseBase
+from .recipe import check_ttl
+from .session import Session
+from .tenure import Tenure
+
+log = logging.getLogger("holdfast.partitions")
+
+L = TypeVar("L", bound=LeaseBase)
+
+MAX_PARTITIONS = 1 << 16
+
+
+def member_turnstile(engine: Capabilities, name: str, count: int, ttl_s: float) -> Turnstile:
+    """The group of those who share; its capacity is the count, so that members who disagree are refused."""
+    if not engine.groups:
+        raise Unsupported(f"the {engine.engine} engine has no groups, so no partitions")
+    if not isinstance(count, int) or not 1 <= count <= MAX_PARTITIONS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise Misuse(f"count is a whole number from 1 to {MAX_PARTITIONS}, not {count!r}")
+    check_ttl(engine, ttl_s)
+    check_name(f"{name}/{count}")
+    return Turnstile("partitions", check_name(name), count, announces=True)
+
+
+def partition_turnstile(name: str, partition: int) -> Turnstile:
+    return Turnstile("partition", f"{name}/{partition}", 1)
+
+
+def shares(members: Iterable[str], count: int) -> dict[int, str]:
+    """Which member should own each partition: when one comes or goes, only its own partitions move."""
+    ring = HashRing(list(members))
+    return {partition: ring.get_node(f"partition {partition}") for partition in range(count)}
+
+
+class Share(Generic[L]):
+    """One member's part: the protocol that keeps what it owns in step with what it should own.
+
+    ``make_lease`` turns an admitted claim into the face's lease. ``on_assigned`` is called with each partition that we
+    come to own and its lease; ``on_revoked`` with each that we are about to hand over, or have lost: a partition is
+    handed over when it returns.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        turnstile: Turnstile,
+        ttl_s: float,
+        payload: bytes,
+        make_lease: Callable[[Tenure], L],
+        on_assigned: Callable[[int, L], Any] | None,
+        on_revoked: Callable[[int], Any] | None,
+    ) -> None:
+        self._session = session
+        self._turnstile = turnstile
+        self._ttl_s = ttl_s
+        self._payload = payload
+        self._make_lease = make_lease
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._mailbox = session.world.mailbox()
+        self._watch = Watch(session, turnstile, self._mailbox)
+        self._member: Tenure | None = None
+        self._entering: dict[str, tuple[int, Tenure]] = {}  # by claim id
+        self._owned: dict[int, tuple[Tenure, L]] = {}
+        self._observers = [session.world.mailbox()]
+        self._stopping = False
+        self._stopped = False
+
+    @property
+    def owned(self) -> Mapping[int, L]:
+        """What we own now, by partition, each with its lease."""
+        return {partition: lease for partition, (_, lease) in list(self._owned.items())}
+
+    @property
+    def member_id(self) -> str:
+        """Who we are among ``members()``; empty while we are none."""
+        return self._member.claim.id if self._member is not None else ""
+
+    async def start(self) -> None:
+        """Join, or raise; from then on the share is kept in the background."""
+        await self._join()
+        self._session.world.spawn(self._run(), "holdfast-partitions")
+
+    async def wait_change(self, until: float) -> bool:
+        """Wait until what we own has changed since this was last asked; False at ``until``."""
+        return await self._session.world.wait_signal(self._observers[0], until) is not None
+
+    async def leave(self) -> None:
+        """Hand everything over at once, and go."""
+        observer = self._session.world.mailbox()
+        self._observers.append(observer)
+        self._stopping = True
+        self._mailbox.post(Signal(model.NUDGE))
+        while not self._stopped:
+            await self._session.world.wait_signal(observer, self._session.world.now() + 1.0)
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping and not self._session.closing:
+                try:
+                    until = await self._settle()
+                except HoldfastError as trouble:
+                    log.warning("partitions of %s: %s; going on", self._turnstile.name, trouble)
+                    until = self._session.world.now() + 0.2 + 0.3 * self._session.world.random()
+                await self._hear(until)
+        finally:
+            await self._session.world.shield(self._hand_over_all(), self._ttl_s)
+
+    async def _settle(self) -> float:
+        """Bring what we own and wait for in line with who is there; when to do so again."""
+        if self._member is None:
+            await self._join()
+        found = await self._watch.look()
+        if self.member_id not in [member.id for member in found]:
+            return self._watch.look_at  # the renewer will say so too, or the next look sees us
+        owner_of = shares((member.id for member in found), self._turnstile.capacity)
+        want = {partition for partition, owner in owner_of.items() if owner == self.member_id}
+        for partition in [partition for partition in self._owned if partition not in want]:
+            await self._revoke(partition, give_back=True)
+        for claim_id, (partition, tenure) in list(self._entering.items()):
+            if partition not in want:
+                self._entering.pop(claim_id, None)
+                await self._session.undo(tenure)
+        sought = {partition for partition, _ in self._entering.values()} | self._owned.keys()
+        for partition in sorted(want - sought):
+            await self._enter(partition)
+        return self._watch.look_at
+
+    async def _join(self) -> None:
+        try:
+            self._member = await join(self._session, self._turnstile, self._payload, self._ttl_s, self._mailbox)
+        except Misuse as wrong:
+            raise Misuse(f"all members of partitions {self._turnstile.name!r} give the same count: {wrong}") from None
+
+    async def _enter(self, partition: int) -> None:
+        turnstile = partition_turnstile(self._turnstile.name, partition)
+        tenure = self._session.new_tenure(turnstile, 1, self._ttl_s, mailbox=self._mailbox)
+        try:
+            standing = await self._session.enter(tenure, nowait=False)
+        except BaseException:
+            await self._session.undo(tenure)
+            raise
+        if standing.state is State.ADMITTED:
+            await self._own(partition, tenure)
+        elif standing.state is State.WAITING:
+            self._entering[tenure.claim.id] = (partition, tenure)
+
+    async def _hear(self, until: float) -> None:
+        """Take in the signals that came, after waiting for the first until ``until``."""
+        world = self._session.world
+        signal = await world.wait_signal(self._mailbox, until)
+        while signal is not None:
+            await self._take(signal)
+            signal = await world.wait_signal(self._mailbox, world.now())
+
+    async def _take(self, signal: Signal) -> None:
+        if signal.key in self._entering:
+            partition, tenure = self._entering.pop(signal.key)
+            if signal.kind == model.ADMITTED and await self._surely_admitted(tenure):
+                await self._own(partition, tenure)
+            else:
+                await self._session.undo(tenure)
+        elif signal.kind == model.LOST:
+            if self._member is not None and signal.key == self._member.claim.id:
+                self._member = None
+            for partition in [p for p, (tenure, _) in self._owned.items() if tenure.claim.id == signal.key]:
+                await self._revoke(partition, give_back=False)
+
+    async def _surely_admitted(self, tenure: Tenure) -> bool:
+        if self._session.world.now() + self._ttl_s / 3 < tenure.deadline:
+            return True
+        return (await self._session.renew_one(tenure)).state is State.ADMITTED
+
+    async def _own(self, partition: int, tenure: Tenure) -> None:
+        tenure.hold(self._session.world.now())
+        lease = self._make_lease(tenure)
+        self._owned[partition] = (tenure, lease)
+        await self._call(self._on_assigned, partition, lease)
+        self._tell()
+
+    async def _revoke(self, partition: int, *, give_back: bool) -> None:
+        tenure, _ = self._owned[partition]
+        await self._call(self._on_revoked, partition)
+        del self._owned[partition]
+        self._tell()
+        if give_back:
+            try:
+                await self._session.release(tenure)
+            except LeaseLost as lost:
+                log.info("%s", lost)
+
+    async def _hand_over_all(self) -> None:
+        for _, tenure in self._entering.values():
+            await self._session.undo(tenure)
+        for partition in list(self._owned):
+            await self._revoke(partition, give_back=True)
+        if self._member is not None and not self._session.closing:
+            try:
+                await self._session.release(self._member)
+            except LeaseLost as lost:
+                log.info("%s", lost)
+        if not self._session.closing:
+            await self._watch.stop()
+        self._stopped = True
+        self._tell()
+
+    async def _call(self, callback: Callable[..., Any] | None, *args: Any) -> None:
+        if callback is None:
+            return
+        try:
+            result: Awaitable[Any] | None = callback(*args)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            log.exception("a callback of partitions %s raised", self._turnstile.name)
+
+    def _tell(self) -> None:
+        for observer in self._observers:
+            observer.post(Signal(model.NUDGE))
+
+
+async def owners(session: Session, name: str, count: int) -> dict[int, str]:
+    """Who owns each partition now, as host:process; those without an owner are left out."""
+    requests = [session.engine.look(partition_turnstile(name, partition)) for partition in range(count)]
+    found: dict[int, str] = {}
+    for partition, reply in enumerate(await session.world.call_many(requests, session.patience_s)):
+        if isinstance(reply, Exception):
+            raise reply
+        if reply.admitted:
+            found[partition] = reply.admitted[0].owner
+    return found
+
+
