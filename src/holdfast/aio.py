@@ -108,7 +108,7 @@ class Client:
         live = self._live.pop(asyncio.get_running_loop(), None)
         if live is not None:
             await live.close()
-            await live.world.link.close()  # type: ignore[attr-defined]
+            await live.world.link.close()
             await live.world.stop()  # type: ignore[attr-defined]
 
     async def __aenter__(self) -> Client:
@@ -121,7 +121,7 @@ class Client:
         live, self._live = list(self._live.values()), weakref.WeakKeyDictionary()
         for session in live:
             session.forget("this process is a fork of the one that held it")
-            session.world.link.abandon()  # type: ignore[attr-defined]
+            session.world.link.abandon()
         _inherited.extend(live)
 
 

@@ -71,9 +71,13 @@ class BlockingLink(Protocol):
     the link usable.
     """
 
-    inbox: str
-    lifeline: int | None
-    """A descriptor whose open copies keep this inbox's claims alive, to hand to a child; None where leases alone do."""
+    @property
+    def inbox(self) -> str: ...
+
+    @property
+    def lifeline(self) -> int | None:
+        """A descriptor whose open copies keep this inbox's claims alive, to hand to a child; None where leases alone do."""
+        ...
 
     def call(self, request: Request[T], timeout_s: float) -> T: ...
 
@@ -106,8 +110,11 @@ class BlockingLink(Protocol):
 class AsyncLink(Protocol):
     """The same on one asyncio event loop; ``deliver`` is called on that loop or from any thread."""
 
-    inbox: str
-    lifeline: int | None
+    @property
+    def inbox(self) -> str: ...
+
+    @property
+    def lifeline(self) -> int | None: ...
 
     async def call(self, request: Request[T], timeout_s: float) -> T: ...
 
@@ -161,7 +168,7 @@ class Engine(Protocol):
 
     def look(self, turnstile: Turnstile) -> Request[Snapshot]: ...
 
-    def list(self, prefix: str) -> Request[list[Turnstile]]:
+    def list(self, prefix: str) -> Request[Sequence[Turnstile]]:
         """Turnstiles that stand and whose address starts with ``prefix``, sorted by address."""
         ...
 

@@ -113,7 +113,7 @@ class Client:
             live, self._live = self._live, None
         if live is not None:
             drive(live.close())
-            live.world.link.close()  # type: ignore[attr-defined]
+            live.world.link.close()
 
     def __enter__(self) -> Client:
         return self
@@ -125,7 +125,7 @@ class Client:
         live, self._live, self._lock = self._live, None, threading.Lock()
         if live is not None:
             live.forget("this process is a fork of the one that held it")
-            live.world.link.abandon()  # type: ignore[attr-defined]
+            live.world.link.abandon()
             _inherited.append(live)
 
 

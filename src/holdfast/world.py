@@ -26,7 +26,15 @@ class World(Protocol):
     simulator they suspend into its scheduler.
     """
 
-    inbox: str
+    @property
+    def inbox(self) -> str:
+        """Where the engine sends the signals of claims made here."""
+        ...
+
+    @property
+    def link(self) -> Any:
+        """The engine's link below, for what opens and closes it."""
+        ...
 
     def now(self) -> float:
         """Seconds on a clock that only goes forward and goes on while the machine is suspended."""
@@ -64,7 +72,7 @@ class World(Protocol):
         """Run ``cleanup`` to its end, or for ``timeout_s``, whatever interrupts the caller meanwhile."""
         ...
 
-    def spawn(self, protocol: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, protocol: Coroutine[Any, Any, None], name: str) -> object:
         """Run a protocol in the background until it returns."""
         ...
 

@@ -241,7 +241,8 @@ async def owners(session: Session, name: str, count: int) -> dict[int, str]:
     """Who owns each partition now, as host:process; those without an owner are left out."""
     requests = [session.engine.look(partition_turnstile(name, partition)) for partition in range(count)]
     found: dict[int, str] = {}
-    for partition, reply in enumerate(await session.world.call_many(requests, session.patience_s)):
+    replies = await session.world.call_many(requests, session.patience_s)
+    for partition, reply in enumerate(replies):
         if isinstance(reply, Exception):
             raise reply
         if reply.admitted:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from typing import Any
+from typing import Any, cast
 
 from ..contract import Engine, Scope
 from ..errors import Misuse, Unsupported
 from ..model import check_name
 
-SCHEMES = {"redis": "redis", "rediss": "redis", "valkey": "redis", "valkeys": "redis", "unix": "redis"}
+REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 KNOWN = "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix://"
 
 
@@ -44,7 +44,7 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         check_name(namespace, "namespace")
     if not isinstance(target, str):
         if type(target).__module__.split(".")[0] in ("redis", "valkey"):
-            return _load("redis").RedisEngine(target, namespace)
+            return cast(Engine, _load("redis").RedisEngine(target, namespace))
         raise Misuse(f"connect() takes a URL ({KNOWN}) or a Redis client, not {type(target).__name__}")
     scheme, mark, rest = target.partition("://")
     if not mark:
@@ -54,9 +54,9 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
 
         return shared(rest, namespace)
     if scheme == "sqlite":
-        return _load("sqlite").SqliteEngine.from_url(target, namespace)
-    if scheme in SCHEMES:
-        return _load(SCHEMES[scheme]).RedisEngine(target, namespace)
+        return cast(Engine, _load("sqlite").SqliteEngine.from_url(target, namespace))
+    if scheme in REDIS_SCHEMES:
+        return cast(Engine, _load("redis").RedisEngine(target, namespace))
     raise Misuse(f"no engine is called {scheme!r}; known: {KNOWN}")
 
 

@@ -118,7 +118,7 @@ class MemoryEngine:
     def look(self, turnstile: Turnstile) -> Request[Snapshot]:
         return Request("look", lambda: self._look(turnstile), _same)
 
-    def list(self, prefix: str) -> Request[list[Turnstile]]:
+    def list(self, prefix: str) -> Request[Sequence[Turnstile]]:
         return Request("list", lambda: self._list(prefix), _same)
 
     def open(self, cell: str, fence: Fence) -> Request[CellReply]:
@@ -204,7 +204,7 @@ class MemoryEngine:
         )
         return Snapshot(turnstile.kind, turnstile.name, stand.turnstile.capacity, views)
 
-    def _list(self, prefix: str) -> list[Turnstile]:
+    def _list(self, prefix: str) -> Sequence[Turnstile]:
         for stand in list(self.stands.values()):
             self._sweep(stand.turnstile)
         return [stand.turnstile for address, stand in sorted(self.stands.items()) if address.startswith(prefix)]

@@ -26,7 +26,7 @@ def drive(protocol: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     protocol.close()
-    raise RuntimeError(f"{protocol.__qualname__} awaited something that is not of the blocking world")
+    raise RuntimeError(f"{protocol!r} awaited something that is not of the blocking world")
 
 
 class ThreadMailbox:
