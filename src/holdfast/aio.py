@@ -151,7 +151,9 @@ class Lock:
         lease = holdings.top(recipe) if recipe.reentrant else None
         if lease is None or lease.state not in ("HELD", "UNSURE"):
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
-            lease = Lease(session, await leases.acquire(session, recipe, waits_s), recipe.on_unsure)
+            tenure = leases.new_tenure(session, recipe)
+            lease = Lease(session, tenure, recipe.on_unsure)
+            await leases.acquire(session, tenure, recipe.strategy, waits_s)
         holdings.push(recipe, lease)
         return lease
 
@@ -161,10 +163,11 @@ class Lock:
         holdings: Holdings[Lease] = Holdings(session)
         lease = holdings.top(recipe) if recipe.reentrant else None
         if lease is None or lease.state not in ("HELD", "UNSURE"):
-            tenure = await leases.try_acquire(session, recipe)
-            lease = None if tenure is None else Lease(session, tenure, recipe.on_unsure)
-        if lease is not None:
-            holdings.push(recipe, lease)
+            tenure = leases.new_tenure(session, recipe)
+            lease = Lease(session, tenure, recipe.on_unsure)
+            if not await leases.try_acquire(session, tenure):
+                return None
+        holdings.push(recipe, lease)
         return lease
 
     async def release(self) -> None:

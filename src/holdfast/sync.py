@@ -155,7 +155,9 @@ class Lock:
         lease = holdings.top(recipe) if recipe.reentrant else None
         if lease is None or lease.state not in ("HELD", "UNSURE"):
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
-            lease = Lease(session, drive(leases.acquire(session, recipe, waits_s)), recipe.on_unsure)
+            tenure = leases.new_tenure(session, recipe)
+            lease = Lease(session, tenure, recipe.on_unsure)
+            drive(leases.acquire(session, tenure, recipe.strategy, waits_s))
         holdings.push(recipe, lease)
         return lease
 
@@ -165,10 +167,11 @@ class Lock:
         holdings: Holdings[Lease] = Holdings(session)
         lease = holdings.top(recipe) if recipe.reentrant else None
         if lease is None or lease.state not in ("HELD", "UNSURE"):
-            tenure = drive(leases.try_acquire(session, recipe))
-            lease = None if tenure is None else Lease(session, tenure, recipe.on_unsure)
-        if lease is not None:
-            holdings.push(recipe, lease)
+            tenure = leases.new_tenure(session, recipe)
+            lease = Lease(session, tenure, recipe.on_unsure)
+            if not drive(leases.try_acquire(session, tenure)):
+                return None
+        holdings.push(recipe, lease)
         return lease
 
     def release(self) -> None:
@@ -178,9 +181,16 @@ class Lock:
             lease.release()
 
     def __enter__(self) -> Lease:
+        holdings: Holdings[Lease] = Holdings(self._client.session)
+        depth = holdings.depth(self._recipe)
         if not self._recipe.reentrant:
-            refuse_self_deadlock(self._recipe, Holdings[Lease](self._client.session).top(self._recipe))
-        return self.acquire()
+            refuse_self_deadlock(self._recipe, holdings.top(self._recipe))
+        try:
+            return self.acquire()
+        except BaseException:
+            if holdings.depth(self._recipe) > depth:  # an interrupt between taking it and entering the body
+                self.release()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

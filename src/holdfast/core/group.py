@@ -44,11 +44,11 @@ async def join(
     tenure = session.new_tenure(turnstile, 0, ttl_s, payload=payload, mailbox=mailbox)
     try:
         while (await session.enter(tenure, nowait=False)).state is not State.ADMITTED:
-            pass  # buried or gone: its id was taken for dead, so it enters afresh
+            pass  # it expired on the way (a long pause): enter afresh
     except BaseException:
         await session.undo(tenure)
         raise
-    tenure.hold(session.world.now())
+    session.hold(tenure, session.world.now())
     return tenure
 
 

@@ -36,6 +36,9 @@ class Holdings(Generic[L]):
         leases = self._leases(recipe)
         return leases[-1] if leases else None
 
+    def depth(self, recipe: Recipe) -> int:
+        return len(self._leases(recipe))
+
     def pop(self, recipe: Recipe) -> tuple[L, bool]:
         """The innermost lease, and whether that was its last use (a reentrant one may be held further out)."""
         leases = self._leases(recipe)

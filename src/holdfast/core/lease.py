@@ -12,36 +12,13 @@ from ..model import NEVER_S, Claim, State, Turnstile
 from .recipe import Recipe, check_timeout
 from .session import Session, lost_message
 from .tenure import Tenure
+from .waiting import Strategy
 
 LeaseState = Literal["HELD", "UNSURE", "LOST", "RELEASED"]
 
 
-async def acquire(session: Session, recipe: Recipe, timeout_s: float | None) -> Tenure:
-    """Wait until admitted. Raises `AcquireTimeout`, `Unavailable` or `Misuse`; then nothing of ours is left behind."""
-    check_timeout(timeout_s)
-    started = session.world.now()
-    tenure = _tenure(session, recipe)
-    try:
-        await recipe.strategy.take(session, tenure, NEVER_S if timeout_s is None else started + timeout_s)
-    except BaseException:
-        await session.undo(tenure)
-        raise
-    return _held(session, tenure, started)
-
-
-async def try_acquire(session: Session, recipe: Recipe) -> Tenure | None:
-    """Take it if it is free now, else None."""
-    started = session.world.now()
-    tenure = _tenure(session, recipe)
-    try:
-        standing = await session.enter(tenure, nowait=True)
-    except BaseException:
-        await session.undo(tenure)
-        raise
-    return _held(session, tenure, started) if standing.state is State.ADMITTED else None
-
-
-def _tenure(session: Session, recipe: Recipe) -> Tenure:
+def new_tenure(session: Session, recipe: Recipe) -> Tenure:
+    """A claim for this recipe, not yet sent. Its handle is made before it is, so that there is no gap between them."""
     return session.new_tenure(
         recipe.turnstile,
         recipe.weight,
@@ -52,12 +29,31 @@ def _tenure(session: Session, recipe: Recipe) -> Tenure:
     )
 
 
-def _held(session: Session, tenure: Tenure, started: float) -> Tenure:
-    now = session.world.now()
-    tenure.hold(now)
-    if session.hooks:
-        session.emit("held", tenure, now - started)
-    return tenure
+async def acquire(session: Session, tenure: Tenure, strategy: Strategy, timeout_s: float | None) -> None:
+    """Wait until admitted. Raises `AcquireTimeout`, `Unavailable` or `Misuse`; then nothing of ours is left behind."""
+    check_timeout(timeout_s)
+    started = session.world.now()
+    try:
+        await strategy.take(session, tenure, NEVER_S if timeout_s is None else started + timeout_s)
+    except BaseException:
+        await session.undo(tenure)
+        raise
+    session.hold(tenure, started)
+
+
+async def try_acquire(session: Session, tenure: Tenure) -> bool:
+    """Take it if it is free now."""
+    started = session.world.now()
+    try:
+        standing = await session.enter(tenure, nowait=True)
+    except BaseException:
+        await session.undo(tenure)
+        raise
+    if standing.state is not State.ADMITTED:
+        tenure.handle = None
+        return False
+    session.hold(tenure, started)
+    return True
 
 
 def own(session: Session, lease: LeaseBase) -> Tenure:
@@ -187,7 +183,8 @@ async def attach(session: Session, text: str) -> Tenure:
     if standing.state is not State.ADMITTED:
         tenure.ended, tenure.why = "lost", "it ended before it was attached"
         raise LeaseLost(lost_message(tenure))
-    return _held(session, tenure, session.world.now())
+    session.hold(tenure, session.world.now())
+    return tenure
 
 
 def _of_inbox(claim: Claim, inbox: str) -> Claim:

@@ -190,7 +190,7 @@ class Share(Generic[L]):
         return (await self._session.renew_one(tenure)).state is State.ADMITTED
 
     async def _own(self, partition: int, tenure: Tenure) -> None:
-        tenure.hold(self._session.world.now())
+        self._session.hold(tenure, self._session.world.now())
         lease = self._make_lease(tenure)
         self._owned[partition] = (tenure, lease)
         await self._call(self._on_assigned, partition, lease)

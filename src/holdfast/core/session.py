@@ -11,6 +11,7 @@ import logging
 import warnings
 import weakref
 from collections import deque
+from dataclasses import replace
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -71,14 +72,17 @@ class Session:
         mailbox: Mailbox | None = None,
     ) -> Tenure:
         """A claim with a fresh id, not yet sent. ``mailbox``: where its signals go, one of its own by default."""
-        inbox = self.world.inbox
-        claim = Claim(f"{inbox}.{next(self._numbers):x}", weight, ttl_s, inbox, self.owner, payload)
+        claim = Claim(self._new_id(), weight, ttl_s, self.world.inbox, self.owner, payload)
         return Tenure(turnstile, claim, mailbox or self.world.mailbox(), renews=renews, max_hold_s=max_hold_s)
 
-    async def enter(self, tenure: Tenure, nowait: bool, give_up_at: float = NEVER_S) -> Standing:
-        """Join the queue, or see where this claim stands in it; ADMITTED, WAITING, BUSY or BURIED.
+    def _new_id(self) -> str:
+        return f"{self.world.inbox}.{next(self._numbers):x}"
 
-        The tenure is kept from before the request is sent, so no signal can come too early for it.
+    async def enter(self, tenure: Tenure, nowait: bool, give_up_at: float = NEVER_S) -> Standing:
+        """Join the queue, or see where this claim stands in it: ADMITTED, WAITING, BUSY, or GONE if it just expired.
+
+        The tenure is kept from before the request is sent, so no signal can come too early for it. An id that was
+        given up elsewhere (evicted) is replaced by a fresh one.
         """
         if tenure.first_sent is None:
             tenure.first_sent = self.world.now()
@@ -90,9 +94,12 @@ class Session:
             self._expect(tenure)
             if tenure.deadline - self.world.now() < tenure.claim.ttl_s / 3:
                 return await self.renew_one(tenure, give_up_at)
-        else:
-            self.tenures.pop(tenure.claim.id, None)
-            tenure.first_sent = None
+            return standing
+        self.tenures.pop(tenure.claim.id, None)
+        tenure.first_sent = None
+        if standing.state is State.BURIED:
+            tenure.claim = replace(tenure.claim, id=self._new_id())
+            return await self.enter(tenure, nowait, give_up_at)
         return standing
 
     async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
@@ -107,6 +114,13 @@ class Session:
             tenure.acknowledge(sent, standing)
             self._expect(tenure)
         return standing
+
+    def hold(self, tenure: Tenure, started: float) -> None:
+        """Its owner has seen that it is admitted, ``started`` being when it began to ask."""
+        now = self.world.now()
+        tenure.hold(now)
+        if self.hooks:
+            self.emit("held", tenure, now - started)
 
     async def release(self, tenure: Tenure) -> None:
         """Give a held claim back. Raises `LeaseLost` if it was lost before; a second release does nothing.
