@@ -11,9 +11,11 @@ Names load on first use, so that importing holdfast costs next to nothing.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it; importing typing would double the cost of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import aio, testing
     from .compat import ConsistentHash, DistributedLock
     from .core.waiting import Backoff, Poll, Queue, Spin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import secrets
+import os
 from collections.abc import Sequence
 
 from ..errors import LeaseLost, Misuse, StaleToken, Unsupported
@@ -11,7 +11,7 @@ from ..model import CellReply, CellSnapshot, Change, Fence, check_name
 from .session import Session, lost_message
 from .tenure import Tenure
 
-_RUN = secrets.token_hex(6)
+_RUN = os.urandom(6).hex()
 _numbers = itertools.count(1)
 
 

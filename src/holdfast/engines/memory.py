@@ -6,7 +6,7 @@ Scope: this process. It serves tests, the simulator, and programs of one process
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -86,7 +86,7 @@ class MemoryEngine:
     ) -> None:
         self.clock = clock
         self.tokens_us = tokens_us
-        self.identity = f"memory:{secrets.token_hex(8)}"
+        self.identity = f"memory:{os.urandom(8).hex()}"
         self.lock = threading.RLock()
         self.stands: dict[str, _Stand] = {}
         self.last_tokens: dict[str, int] = {}
@@ -324,7 +324,7 @@ class MemoryLink:
 
     def __init__(self, engine: MemoryEngine) -> None:
         self.engine = engine
-        self.inbox = secrets.token_hex(6)
+        self.inbox = os.urandom(6).hex()
 
     def call(self, request: Request[T], timeout_s: float) -> T:
         with self.engine.lock:
