@@ -1,0 +1,20 @@
+"""Run every bench and print (or, with a file's name, also write) one page of tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import contended, leases, uncontended
+from .common import machine
+
+
+def main() -> None:
+    page = "\n".join(["# Measured\n", machine() + "\n", uncontended.main(), contended.main(), leases.main()])
+    print(page)
+    for name in sys.argv[1:]:
+        Path(name).write_text(page)
+
+
+if __name__ == "__main__":
+    main()
