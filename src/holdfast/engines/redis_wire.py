@@ -1,0 +1,250 @@
+"""Redis as bytes: commands packed once, replies read, errors put into our words, connections dialled.
+
+The client library opens a connection and does its handshake (TLS, passwords, database); from then on the bytes
+are ours, because a lock is two round trips and the library's own path costs as much as the server does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import redis
+
+from .. import model
+from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
+from ..model import Signal
+from .redis_scripts import Script
+
+CONNECT_S = 5.0
+"""How long a connection for signals may take; calls bring their own time."""
+
+CHANNELS = "holdfast:"
+"""What every key and channel of ours starts with."""
+
+ACL_HELP = (
+    f"its user needs the commands +evalsha +eval +ping +scan +subscribe +unsubscribe +publish and those of the scripts"
+    f" (+@hash +@sortedset +@string +@keyspace +time), the keys ~{CHANNELS}* and the channels &{CHANNELS}*"
+)
+
+
+class Incomplete(Exception):
+    """More bytes are needed."""
+
+
+class Refusal:
+    """An error reply."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+# -- packing
+
+
+def bulk(value: str | bytes) -> bytes:
+    """One argument."""
+    data = value.encode() if isinstance(value, str) else value
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def pack(*args: str | bytes) -> bytes:
+    """One command."""
+    return b"*%d\r\n%b" % (len(args), b"".join(map(bulk, args)))
+
+
+class Eval:
+    """One script call, ready to send: ``rest`` is the packed number of keys, keys and arguments, ``count`` of them."""
+
+    __slots__ = ("count", "rest", "script")
+
+    def __init__(self, script: Script, count: int, rest: bytes) -> None:
+        self.script = script
+        self.count = count
+        self.rest = rest
+
+    def by_sha(self) -> bytes:
+        return b"*%d\r\n%b%b" % (self.count + 2, self.script.by_sha, self.rest)
+
+    def by_text(self) -> bytes:
+        return b"*%d\r\n%b%b" % (self.count + 2, self.script.by_text, self.rest)
+
+
+def first_try(body: Any) -> bytes:
+    """What to send for a request's body, a script call or a packed command."""
+    return body.by_sha() if type(body) is Eval else body
+
+
+def is_unknown_script(reply: Any) -> bool:
+    return type(reply) is Refusal and reply.text.startswith("NOSCRIPT")
+
+
+def with_texts(bodies: Sequence[Eval]) -> list[bytes]:
+    """Script calls again, for a server that forgot them: the first of each script brings its text."""
+    brought: set[int] = set()
+    payload: list[bytes] = []
+    for body in bodies:
+        payload.append(body.by_sha() if id(body.script) in brought else body.by_text())
+        brought.add(id(body.script))
+    return payload
+
+
+# -- reading
+
+
+def decode(data: bytes, at: int) -> tuple[Any, int]:
+    """The reply that starts at ``at``, and where the next one does. Raises `Incomplete`."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        raise Incomplete
+    kind, line, at = data[at], data[at + 1 : end], end + 2
+    if kind == 36:  # $
+        size = int(line)
+        if size < 0:
+            return None, at
+        if len(data) < at + size + 2:
+            raise Incomplete
+        return data[at : at + size], at + size + 2
+    if kind == 58:  # :
+        return int(line), at
+    if kind == 43:  # +
+        return line, at
+    if kind == 45:  # -
+        return Refusal(line.decode(errors="replace")), at
+    if kind == 42:  # *
+        items: list[Any] = []
+        for _ in range(int(line)):
+            item, at = decode(data, at)
+            items.append(item)
+        return items, at
+    raise OutcomeUnknown(f"the server does not speak the Redis protocol: {data[:40]!r}")
+
+
+def answered(reply: Any) -> Any:
+    """The reply, or the exception that it stands for."""
+    return refused(reply.text) if type(reply) is Refusal else reply
+
+
+def all_of(replies: Sequence[Any]) -> Sequence[Any]:
+    """The replies, where none of them is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def signal_of(text: bytes, address: str | None) -> Signal | None:
+    """What a message means: one of the inbox (address ''), or of a watched turnstile."""
+    if address:
+        return Signal(model.CHANGED, address)
+    kind = {b"a": model.ADMITTED, b"w": model.WANTED}.get(text[:1])
+    return Signal(kind, text[1:].decode()) if kind else None
+
+
+# -- errors
+
+
+def refused(text: str) -> HoldfastError:
+    """What an error reply means to the caller. None of them has changed anything on the server."""
+    code = text.partition(" ")[0]
+    if code in ("NOAUTH", "WRONGPASS") or "invalid password" in text or "invalid username" in text.lower():
+        return Misuse(f"Redis refused the user or password: {text}; give them in the URL: redis://user:password@host")
+    if code == "NOPERM" or "ACL failure" in text or "no permissions" in text.lower():
+        return Misuse(f"Redis forbids what holdfast needs: {text}; {ACL_HELP}")
+    if code == "READONLY":
+        return Unavailable(f"this Redis is a read-only replica: {text}; connect to the primary")
+    if code == "OOM" or "OOM command" in text:
+        return Unavailable(f"Redis is out of memory and takes no new claims: {text}; raise maxmemory or free some")
+    if code in ("MOVED", "ASK", "CROSSSLOT"):
+        return Unsupported(f"this Redis is a cluster, which needs a cluster client: {text}")
+    if code == "WRONGTYPE" or "WRONGTYPE" in text:
+        return Misuse(f"a key of holdfast's holds something else: {text}; give a namespace= of its own")
+    if "DB index" in text:
+        return Misuse(f"Redis has no such database: {text}; change the number at the end of the URL")
+    if "unknown command" in text:
+        return Misuse(f"this server lacks a command that holdfast needs: {text}")
+    return Unavailable(f"Redis refused: {text}")
+
+
+def not_connected(error: BaseException, where: str, tried_s: float) -> HoldfastError:
+    """Why no connection came about; nothing was sent, so nothing was done."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # names, because valkey-py has classes of its own
+    text = str(error) or type(error).__name__
+    if "AuthenticationError" in kinds and "NOAUTH" not in text and "WRONGPASS" not in text:
+        return refused(f"WRONGPASS {text}")
+    if kinds & {"ResponseError", "AuthenticationError"}:
+        return refused(text)
+    return Unavailable(f"no connection to Redis at {where} (tried for {tried_s:.1f} s): {text}")
+
+
+# -- dialling
+
+
+class Target(NamedTuple):
+    """A server, and how to connect to it: the client library's class and its options."""
+
+    kind: Any
+    options: dict[str, Any]
+    where: str
+    identity: str
+    keeps: Any  # the user's client: a Sentinel connection asks its pool for the address
+
+    def connection(self, timeout_s: float) -> Any:
+        """A connection object of the client library, not connected; every step of connecting is bounded."""
+        connection = self.kind(**self.options)
+        for limit in ("socket_timeout", "socket_connect_timeout"):
+            own_s = self.options.get(limit)
+            setattr(connection, limit, timeout_s if own_s is None else min(own_s, timeout_s))
+        return connection
+
+
+_NOT_OURS = (
+    "retry",
+    "retry_on_timeout",
+    "retry_on_error",
+    "health_check_interval",
+    "maint_notifications_config",
+    "maint_notifications_pool_handler",
+    "oss_cluster_maint_notifications_handler",
+)
+"""Options that are left out: resending is decided by our protocols, and health by our own look at the connection."""
+
+
+def target_of(client: Any) -> tuple[bool, Target]:
+    """The server behind a client object, and whether that client is for asyncio."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        raise Unsupported(f"holdfast takes a Redis client for one server or for Sentinel, not {type(client).__name__}")
+    return inspect.iscoroutinefunction(pool.connection_class.connect), _target(pool, client)
+
+
+def target_at(url: str, asynchronous: bool) -> Target:
+    """The server at a URL, with everything that the client library lets a URL say."""
+    scheme, mark, rest = url.partition("://")
+    plain = scheme.replace("valkey", "redis") + mark + rest
+    try:
+        pools = importlib.import_module("redis.asyncio") if asynchronous else redis
+        target = _target(pools.ConnectionPool.from_url(plain), None)
+        target.connection(CONNECT_S)
+    except (TypeError, ValueError, redis.RedisError) as error:
+        parts = urlsplit(url)
+        raise Misuse(f"the URL {scheme}://…{parts.path} has an option that redis-py does not take: {error}") from None
+    return target
+
+
+def _target(pool: Any, client: Any) -> Target:
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_OURS}
+    options["protocol"] = 2
+    service = getattr(pool, "service_name", None)
+    host, port = options.get("host", "localhost"), options.get("port", 6379)
+    where = f"service {service}" if service else options.get("path") or f"{host}:{port}"
+    # an address that means another server on another machine does not identify one
+    local = not service and ("path" in options or host in ("localhost", "127.0.0.1", "::1"))
+    identity = f"redis:{platform.node() + ':' if local else ''}{where}/{options.get('db') or 0}"
+    return Target(pool.connection_class, options, where, identity, client)
