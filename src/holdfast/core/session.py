@@ -319,8 +319,13 @@ class Session:
     async def _renew_forever(self) -> None:
         while not self.closing:
             await self.world.wait_signal(self._mailbox, self._wake_at)
+            while self._orphans:
+                self._collect(self._orphans.popleft())
             try:
-                await self._round()
+                if self.world.now() >= self._wake_at:
+                    await self._round()
+                else:  # a nudge only ever brings the time forward, so that one lock taken again and again costs none
+                    self._wake_at = min(self._wake_at, self._next_at())
             except Exception:
                 log.exception("a round of renewals failed; the next one follows")
                 self._wake_at = self.world.now() + 0.1
@@ -328,8 +333,6 @@ class Session:
     async def _round(self) -> None:
         """Once over all tenures: end what is over, renew what is due, give back what is unwanted."""
         self._wake_at = NEVER_S  # whoever comes in the meantime nudges
-        while self._orphans:
-            self._collect(self._orphans.popleft())
         now = self.world.now()
         for tenure in list(self.tenures.values()):
             if now >= tenure.deadline:
@@ -339,8 +342,12 @@ class Session:
                 self._bequeath(tenure, now)
         await self._renew([tenure for tenure in list(self.tenures.values()) if tenure.is_due(now)])
         await self._give_back_due(now)
+        self._wake_at = min(self._wake_at, self._next_at())
+
+    def _next_at(self) -> float:
+        """When the first of all tenures needs something."""
         kept = [*self.tenures.values(), *self.graves.values()]
-        self._wake_at = min([self._wake_at, *(tenure.wake_at for tenure in kept)])
+        return min((tenure.wake_at for tenure in kept), default=NEVER_S)
 
     async def _give_back_due(self, now: float) -> None:
         for claim_id in [id for id, tenure in list(self.graves.items()) if now >= tenure.deadline]:
