@@ -1,0 +1,203 @@
+"""What both links are made of: the file, this process's life line, its post and its vigil. Opened at the first call."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from .. import model
+from ..contract import Request
+from ..errors import HoldfastError, Unavailable
+from ..model import Signal, Turnstile
+from . import sqlite_lifeline, sqlite_signals
+from .sqlite_file import file_mode, live_folder
+from .sqlite_lifeline import Lifeline
+from .sqlite_listener import Listener
+from .sqlite_signals import Post
+from .sqlite_store import Store
+from .sqlite_turnstile import Desk
+from .sqlite_vigil import Vigil
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+log = logging.getLogger("holdfast.sqlite")
+
+OPEN_S = 5.0
+CLOSE_S = 1.0
+
+
+class Core:
+    """One user of the file. ``prefix`` comes before every name; ``clock`` in seconds, ``tokens_us`` in µs."""
+
+    def __init__(self, path: Path, prefix: str, clock: Clock, tokens_us: Clock) -> None:
+        self.inbox = secrets.token_hex(6)
+        self._path = path
+        self._prefix = prefix
+        self._clock = clock
+        self._tokens_us = tokens_us
+        self._folder = live_folder(path)
+        self._store = Store(path)
+        self._opening = threading.Lock()
+        self._lifeline: Lifeline | None = None
+        self._post: Post | None = None
+        self._watched: set[str] = set()
+        self._closed = False
+        self.listener = Listener(Vigil(self._is_alive), lambda: self._closed)
+
+    @property
+    def lifeline(self) -> int | None:
+        return None if self._lifeline is None else self._lifeline.fd
+
+    @property
+    def is_open(self) -> bool:
+        return self._post is not None and self._store.is_open
+
+    # -- calls
+
+    def call(self, request: Request[T], timeout_s: float, *, wait: bool = True) -> T:
+        post = self._post or self._open(timeout_s)
+        return request.parse(self._transact(request.body, timeout_s, post, wait=wait))
+
+    def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
+        until = time.monotonic() + timeout_s
+        replies: list[T | Exception] = []
+        for request in requests:
+            try:
+                replies.append(self.call(request, max(0.0, until - time.monotonic())))
+            except HoldfastError as error:
+                replies.append(error)
+        return replies
+
+    def _transact(self, body: Callable[[Desk], T], timeout_s: float, post: Post, *, wait: bool = True) -> T:
+        desk: Desk | None = None
+
+        def work(db: sqlite3.Connection) -> T:
+            nonlocal desk
+            desk = self._desk(db)
+            return body(desk)
+
+        try:
+            reply = self._store.run(work, timeout_s, wait=wait)
+            if desk is not None and (desk.ahead or desk.outbox):
+                self._finish(desk, post)
+        except BaseException:
+            if desk is not None and desk.outbox:
+                self._hint(desk, post)
+            raise
+        return reply
+
+    def _desk(self, db: sqlite3.Connection) -> Desk:
+        return Desk(db, self._prefix, self.inbox, self._clock(), self._tokens_us, self._is_alive)
+
+    def _is_alive(self, inbox: str) -> bool:
+        return sqlite_lifeline.is_alive(self._folder, inbox)
+
+    # -- after the commit
+
+    def _finish(self, desk: Desk, post: Post) -> None:
+        """Note who is ahead of ours, and tell those whom it concerns."""
+        vigil = self.listener.vigil
+        for address, waiter, inboxes in desk.ahead:
+            if inboxes is None:
+                vigil.forget(waiter)
+            elif waiter.kind != model.CHANGED or waiter.key in self._watched:
+                vigil.expect(address, waiter, inboxes)
+                self.listener.rouse()
+        for inbox, signals in desk.outbox.items():
+            if not self._send(post, inbox, signals):
+                self._unwatch_for(inbox, [signal.key for signal in signals if signal.kind == model.CHANGED])
+
+    def _hint(self, desk: Desk, post: Post) -> None:
+        """It is not known whether this was committed, so nobody is told to be admitted, only to look."""
+        for inbox, signals in desk.outbox.items():
+            self._send(post, inbox, [s if s.kind == model.CHANGED else Signal(model.NUDGE, s.key) for s in signals])
+
+    def _send(self, post: Post, inbox: str, signals: Sequence[Signal]) -> bool:
+        """False where nobody reads that inbox any more."""
+        if inbox == self.inbox:
+            for signal in signals:
+                self.listener.receive(signal)
+            return True
+        try:
+            return post.send(inbox, signals)
+        except OSError as error:
+            log.debug("a signal to %s was not sent: %s", inbox, error)
+            return True
+
+    def _unwatch_for(self, inbox: str, addresses: Iterable[str]) -> None:
+        """For another who is gone. If the file is busy, the next signal to it finds that out again."""
+
+        def work(db: sqlite3.Connection) -> None:
+            for address in addresses:
+                self._desk(db).unwatch(address, inbox)
+
+        with contextlib.suppress(Unavailable):
+            self._store.run(work, 0.0, wait=False)
+
+    # -- watching
+
+    def watch(self, turnstile: Turnstile) -> Request[None]:
+        self._watched.add(turnstile.address)
+        return Request("watch", lambda desk: desk.watch(turnstile), _none)
+
+    def unwatch(self, turnstile: Turnstile) -> Request[None]:
+        self._watched.discard(turnstile.address)
+        self.listener.vigil.forget(Signal(model.CHANGED, turnstile.address))
+        return Request("unwatch", lambda desk: desk.unwatch(turnstile.address, self.inbox), _none)
+
+    # -- opening and closing
+
+    def opened(self) -> Post:
+        return self._post or self._open(OPEN_S)
+
+    def _open(self, timeout_s: float) -> Post:
+        with self._opening:
+            if self._post is not None:
+                return self._post
+            if self._closed:
+                raise Unavailable("this link is closed")
+            self._store.run(_none, timeout_s)
+            try:
+                mode = file_mode(self._path)
+                if self._lifeline is None:
+                    self._lifeline = Lifeline(self._folder, self.inbox, mode)
+                post = Post(self._folder, self.inbox, mode)
+                with contextlib.suppress(Unavailable):
+                    for inbox in sqlite_lifeline.stale(self._folder):
+                        self._bury(inbox, timeout_s, post)
+            except OSError as error:
+                raise Unavailable(f"{self._folder} cannot be used: {error.strerror}") from error
+            self._post = post
+            return post
+
+    def _bury(self, inbox: str, timeout_s: float, post: Post) -> None:
+        """Remove what a process that ended left in the file and beside it."""
+        self._transact(lambda desk: desk.bury([inbox]), timeout_s, post)
+        sqlite_signals.remove(self._folder, inbox)
+
+    def close(self) -> None:
+        self._closed = True
+        self.listener.rouse()
+        with self._opening:
+            post, self._post = self._post, None
+            if self._lifeline is not None and post is not None:
+                try:
+                    self._bury(self.inbox, CLOSE_S, post)
+                except HoldfastError:  # the next process to open the file does it
+                    self._lifeline.close(remove=False)
+                else:
+                    self._lifeline.close(remove=True)
+                post.close()
+            self._store.close(CLOSE_S)
+
+
+def _none(_: object) -> None:
+    return None

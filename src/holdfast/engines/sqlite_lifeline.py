@@ -1,0 +1,115 @@
+"""Whether a process lives: it holds an flock on a file of its own, which the kernel lets go when it dies.
+
+Never a pid: those are reused, and differ between containers. The lock belongs to the open file, so a child that was
+handed the descriptor keeps it; one that was merely forked closes it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(fd: int, shared: bool) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(fd: int, shared: bool) -> bool:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+SUFFIX = ".alive"
+SWEEP = 64
+"""How many files one look for stale ones tries, of those that are there."""
+
+
+class Lifeline:
+    """This process's own file in ``folder``, locked while it lives."""
+
+    def __init__(self, folder: Path, inbox: str, mode: int) -> None:
+        self._path = folder / (inbox + SUFFIX)
+        self.fd = self._hold(mode)
+        _lifelines.add(self)
+
+    def _hold(self, mode: int) -> int:
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, mode)
+            # A sweeper may have found the file before it was locked, and removed it: then it is not ours.
+            if _try_lock(fd, shared=False):
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), os.stat(self._path)):
+                        if sys.platform != "win32":
+                            os.fchmod(fd, mode)  # whatever the umask says: who may use the store may look at it
+                        return fd
+            os.close(fd)
+            time.sleep(0.001)
+
+    def close(self, *, remove: bool) -> None:
+        """Let go. The file stays where claims may still name it, for a later process to sweep."""
+        if self.fd >= 0:
+            if remove:
+                self._path.unlink(missing_ok=True)
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+def is_alive(folder: Path, inbox: str) -> bool:
+    """False only where that process surely ended: its file is there and nobody holds it."""
+    try:
+        fd = os.open(folder / (inbox + SUFFIX), os.O_RDONLY)
+    except OSError:  # removed by hand, or not ours to read: then leases alone decide
+        return True
+    try:
+        return not _try_lock(fd, shared=True)
+    finally:
+        os.close(fd)
+
+
+def stale(folder: Path) -> Iterator[str]:
+    """Inboxes of processes that ended without removing their file; some of them, in no order.
+
+    Each is held while the caller works on it; what is still there then is removed.
+    """
+    names = [name for name in os.listdir(folder) if name.endswith(SUFFIX)]
+    for name in random.sample(names, min(SWEEP, len(names))):
+        path = folder / name
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            if _try_lock(fd, shared=False):
+                yield name.removesuffix(SUFFIX)
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+
+
+_lifelines: weakref.WeakSet[Lifeline] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for lifeline in list(_lifelines):
+        lifeline.close(remove=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,202 @@
+"""One connection to the file, shared by the threads of a link: transactions, busy files, errors and forks.
+
+One connection and a lock, since threads that have one each meet in SQLite's busy handler, which sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable
+from .sqlite_file import open_file
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.00003
+MOST_PAUSE_S = 0.002
+MOVED_EVERY_S = 1.0
+
+
+class Busy(Unavailable):
+    """Another process or thread is in a transaction; nothing was done."""
+
+
+class Store:
+    """The file, opened at the first transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] = (0, 0)
+        self._look_at = 0.0
+        self._closed = False
+        # Its ownership is asked, not remembered: an interrupt can come between taking it and noting that.
+        self._lock = threading.RLock()
+        _stores.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def run(self, work: Callable[[sqlite3.Connection], T], timeout_s: float, *, wait: bool = True) -> T:
+        """Do ``work`` in one transaction, once.
+
+        Raises `Busy` (nothing was done) where another process's transaction does not end in time, or at once where
+        ``wait`` is false; `OutcomeUnknown` where the commit itself failed.
+        """
+        until = time.monotonic() + timeout_s
+        pause_s = FIRST_PAUSE_S
+        left_s = timeout_s if wait else 0.0
+        while True:
+            try:
+                return self._hold(work, left_s)
+            except Busy:
+                left_s = until - time.monotonic()
+                if not wait or left_s <= 0:
+                    raise
+            time.sleep(min(left_s, pause_s * (0.5 + random.random())))
+            pause_s = min(MOST_PAUSE_S, pause_s * 1.5)
+
+    def _hold(self, work: Callable[[sqlite3.Connection], T], wait_s: float) -> T:
+        lock = self._lock
+        if lock._is_owned():  # type: ignore[attr-defined]
+            raise Unavailable("called from inside a call of the same thread (a signal handler or a finalizer)")
+        try:
+            if not lock.acquire(timeout=max(0.0, wait_s)):
+                raise Busy(f"other threads kept {self.path} busy")
+            return self._transact(work)
+        finally:
+            if lock._is_owned():  # type: ignore[attr-defined]
+                try:
+                    if self._connection is not None and self._connection.in_transaction:
+                        self._roll_back(self._connection)
+                finally:
+                    lock.release()
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        committing = False
+        try:
+            connection = self._connection
+            if connection is None or time.monotonic() >= self._look_at:
+                connection = self._current()
+            execute = connection.execute
+            execute("BEGIN IMMEDIATE")
+            result = work(connection)
+            committing = True
+            execute("COMMIT")
+            return result
+        except sqlite3.Error as error:
+            raise self._translate(error, committing) from error
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._drop()
+
+    def _current(self) -> sqlite3.Connection:
+        """The connection, to the file that stands at our path now: it may have been removed under us."""
+        if self._closed:
+            raise Unavailable("this link is closed")
+        if self._connection is not None:
+            try:
+                found = os.stat(self.path)
+            except OSError:
+                self._drop()
+            else:
+                if (found.st_dev, found.st_ino) != self._file:
+                    self._drop()
+        if self._connection is None:
+            connection = open_file(self.path)
+            found = os.stat(self.path)
+            self._file = (found.st_dev, found.st_ino)
+            self._connection = connection
+        self._look_at = time.monotonic() + MOVED_EVERY_S
+        return self._connection
+
+    def _translate(self, error: sqlite3.Error, committing: bool) -> HoldfastError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Busy(f"another process keeps {self.path} busy")
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return Misuse(f"{self.path} is damaged or of another program ({error}): name another file")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            return Misuse(f"{self.path} cannot be written by this user ({error}): name another file")
+        if code == sqlite3.SQLITE_TOOBIG:
+            return Misuse(f"too big for {self.path}: {error}")
+        if code == sqlite3.SQLITE_ERROR:
+            return Misuse(f"{self.path} has tables that this release of holdfast does not know: {error}")
+        if committing:
+            return OutcomeUnknown(f"writing to {self.path} failed at the end: {error}")
+        return Unavailable(f"{self.path} cannot be used: {error}")
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self, timeout_s: float) -> None:
+        """Close the connection once no thread uses it; one that is stuck in a call keeps it."""
+        self._closed = True
+        self._look_at = 0.0
+        if self._lock.acquire(timeout=timeout_s):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
+
+    # -- forks. SQLite keeps books per process about who has locked what; a child that inherits an open file inherits
+    # -- wrong ones, also for connections of its own. So every connection is closed before a fork, between transactions.
+
+    def close_for_fork(self) -> bool:
+        if self._lock._is_owned() or not self._lock.acquire(timeout=FORK_S):  # type: ignore[attr-defined]
+            return False
+        self._drop()
+        return True
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """In the child: a connection that could not be closed in time is neither used nor closed."""
+        self._lock = threading.RLock()
+        self._closed = True
+        self._look_at = 0.0
+        if self._connection is not None:
+            _inherited.append(self._connection)
+            self._connection = None
+
+
+FORK_S = 1.0
+"""How long a fork waits for another thread's transaction."""
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_held_for_fork: list[Store] = []
+_inherited: list[sqlite3.Connection] = []
+
+
+def _before_fork() -> None:
+    _held_for_fork.extend(store for store in list(_stores) if store.close_for_fork())
+
+
+def _after_in_parent() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().after_fork()
+
+
+def _after_in_child() -> None:
+    _held_for_fork.clear()
+    for store in list(_stores):
+        store.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
