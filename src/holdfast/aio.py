@@ -18,7 +18,7 @@ from .core import lease as leases
 from .core import partitions as sharing
 from .core import recipe as recipes
 from .core.group import Member
-from .core.holding import Holdings, call_namer, refuse_self_deadlock
+from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session, lost_message
 from .engines import resolve
@@ -147,44 +147,41 @@ class Lock:
         Raises `AcquireTimeout`, `Unavailable`; nothing is left behind then.
         """
         session, recipe = self._client.session, self._recipe
-        holdings: Holdings[Lease] = Holdings(session)
-        lease = holdings.top(recipe) if recipe.reentrant else None
-        if lease is None or lease.state not in ("HELD", "UNSURE"):
+        lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
+        if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             await leases.acquire(session, tenure, recipe.strategy, waits_s)
-        holdings.push(recipe, lease)
+        session.holdings.push(recipe.key, lease)
         return lease
 
     async def try_acquire(self) -> Lease | None:
         """Take it if it is free now, else None."""
         session, recipe = self._client.session, self._recipe
-        holdings: Holdings[Lease] = Holdings(session)
-        lease = holdings.top(recipe) if recipe.reentrant else None
-        if lease is None or lease.state not in ("HELD", "UNSURE"):
+        lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
+        if lease is None or not lease.is_held:
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             if not await leases.try_acquire(session, tenure):
                 return None
-        holdings.push(recipe, lease)
+        session.holdings.push(recipe.key, lease)
         return lease
 
     async def release(self) -> None:
         """Give back what this task took last. Raises `Misuse` if it holds nothing, `LeaseLost` if it lost it."""
-        lease, last = Holdings[Lease](self._client.session).pop(self._recipe)
+        lease, last = leases.pop_own(self._client.session, self._recipe)
         if last:
             await lease.release()
 
     async def __aenter__(self) -> Lease:
-        if not self._recipe.reentrant:
-            refuse_self_deadlock(self._recipe, Holdings[Lease](self._client.session).top(self._recipe))
+        leases.refuse_nesting(self._client.session, self._recipe)
         return self._guard(await self.acquire())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease, last = Holdings[Lease](self._client.session).pop(self._recipe)
+        lease, last = leases.pop_own(self._client.session, self._recipe)
         if last:
             await lease.__aexit__(kind, error, trace)
 

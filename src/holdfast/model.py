@@ -50,8 +50,7 @@ class Turnstile:
         return f"{self.kind}:{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One place in a turnstile's queue, as its owner describes it.
 
     ``inbox`` is where the engine sends this claim's signals, and on the embedded engine whose life

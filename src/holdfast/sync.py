@@ -21,7 +21,7 @@ from .core import lease as leases
 from .core import partitions as sharing
 from .core import recipe as recipes
 from .core.group import Member
-from .core.holding import Holdings, call_namer, refuse_self_deadlock
+from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session
 from .engines import resolve
@@ -151,44 +151,41 @@ class Lock:
         Raises `AcquireTimeout`, `Unavailable`; nothing is left behind then.
         """
         session, recipe = self._client.session, self._recipe
-        holdings: Holdings[Lease] = Holdings(session)
-        lease = holdings.top(recipe) if recipe.reentrant else None
-        if lease is None or lease.state not in ("HELD", "UNSURE"):
+        lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
+        if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             drive(leases.acquire(session, tenure, recipe.strategy, waits_s))
-        holdings.push(recipe, lease)
+        session.holdings.push(recipe.key, lease)
         return lease
 
     def try_acquire(self) -> Lease | None:
         """Take it if it is free now, else None."""
         session, recipe = self._client.session, self._recipe
-        holdings: Holdings[Lease] = Holdings(session)
-        lease = holdings.top(recipe) if recipe.reentrant else None
-        if lease is None or lease.state not in ("HELD", "UNSURE"):
+        lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
+        if lease is None or not lease.is_held:
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             if not drive(leases.try_acquire(session, tenure)):
                 return None
-        holdings.push(recipe, lease)
+        session.holdings.push(recipe.key, lease)
         return lease
 
     def release(self) -> None:
         """Give back what this thread took last. Raises `Misuse` if it holds nothing, `LeaseLost` if it lost it."""
-        lease, last = Holdings[Lease](self._client.session).pop(self._recipe)
+        lease, last = leases.pop_own(self._client.session, self._recipe)
         if last:
             lease.release()
 
     def __enter__(self) -> Lease:
-        holdings: Holdings[Lease] = Holdings(self._client.session)
-        depth = holdings.depth(self._recipe)
-        if not self._recipe.reentrant:
-            refuse_self_deadlock(self._recipe, holdings.top(self._recipe))
+        holdings, key = self._client.session.holdings, self._recipe.key
+        depth = holdings.depth(key)
+        leases.refuse_nesting(self._client.session, self._recipe)
         try:
             return self.acquire()
         except BaseException:
-            if holdings.depth(self._recipe) > depth:  # an interrupt between taking it and entering the body
+            if holdings.depth(key) > depth:  # an interrupt between taking it and entering the body
                 self.release()
             raise
 

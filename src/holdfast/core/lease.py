@@ -56,6 +56,30 @@ async def try_acquire(session: Session, tenure: Tenure) -> bool:
     return True
 
 
+def pop_own(session: Session, recipe: Recipe) -> tuple[Any, bool]:
+    """Of the running thread's or task's leases the innermost, and whether it is not held further out as well."""
+    try:
+        lease = session.holdings.pop(recipe.key)
+    except KeyError:
+        raise Misuse(
+            f"this thread or task holds no {recipe.turnstile.address}; a lease that another took is released "
+            "through its own lease.release()"
+        ) from None
+    return lease, session.holdings.top(recipe.key) is not lease
+
+
+def refuse_nesting(session: Session, recipe: Recipe) -> None:
+    """A ``with`` inside a ``with`` of the same exclusive lock would wait for itself."""
+    if recipe.reentrant or not recipe.exclusive:
+        return
+    held = session.holdings.top(recipe.key)
+    if held is not None and held.is_held:
+        raise Misuse(
+            f"this thread or task already holds {recipe.turnstile.address} and would wait for itself; "
+            "reentrant=True allows taking it again"
+        )
+
+
 def own(session: Session, lease: LeaseBase) -> Tenure:
     """The tenure of a lease of this session; another client's is `Misuse`."""
     if lease._session is not session:  # pyright: ignore[reportPrivateUsage]
@@ -92,6 +116,11 @@ class LeaseBase:
         if self._session.world.now() >= tenure.deadline:
             return "LOST"
         return "UNSURE" if tenure.unsure else "HELD"
+
+    @property
+    def is_held(self) -> bool:
+        """HELD or UNSURE."""
+        return not self._tenure.ended and self._session.world.now() < self._tenure.deadline
 
     @property
     def remaining_s(self) -> float:
@@ -152,7 +181,7 @@ async def detach(session: Session, tenure: Tenure) -> str:
     """Stop keeping the claim and describe it, so that another process can attach it before its time is over."""
     if tenure.ended or session.world.now() >= tenure.deadline:
         raise LeaseLost(lost_message(tenure))
-    tenure.claim = _of_inbox(tenure.claim, "")
+    tenure.claim = tenure.claim._replace(inbox="")
     standing = await session.renew_one(tenure)
     if standing.state is State.GONE:
         session.lose(tenure, "the engine no longer knew it")
@@ -185,7 +214,3 @@ async def attach(session: Session, text: str) -> Tenure:
         raise LeaseLost(lost_message(tenure))
     session.hold(tenure, session.world.now())
     return tenure
-
-
-def _of_inbox(claim: Claim, inbox: str) -> Claim:
-    return Claim(claim.id, claim.weight, claim.ttl_s, inbox, claim.owner, claim.payload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
 from ..contract import Capabilities
@@ -59,6 +59,16 @@ class Recipe:
     on_unsure: OnUnsure = "pass"
     cancel_on_lost: bool = True
     payload: bytes = b""
+
+    key: str = field(init=False, default="", compare=False)
+    """What a thread's leases of this recipe are kept under."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.weight} {self.turnstile.address}")
+
+    @property
+    def exclusive(self) -> bool:
+        return self.weight == self.turnstile.capacity
 
     def named(self, name: str) -> Recipe:
         """The same for another name."""

@@ -11,7 +11,6 @@ import logging
 import warnings
 import weakref
 from collections import deque
-from dataclasses import replace
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from ..errors import HoldfastError, LeaseLost, OutcomeUnknown, Unavailable
 from ..hooks import Event, Hook, emit
 from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
 from ..world import Mailbox, World
+from .holding import Holdings
 from .tenure import Tenure
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Session:
         self.tenures: dict[str, Tenure] = {}
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.watchers: dict[str, dict[int, Mailbox]] = {}
-        self.holdings: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self.holdings = Holdings(world.actor)
         self.closing = False
         self._orphans: deque[Tenure] = deque()
         self._mailbox = world.mailbox()
@@ -98,7 +98,7 @@ class Session:
         self.tenures.pop(tenure.claim.id, None)
         tenure.first_sent = None
         if standing.state is State.BURIED:
-            tenure.claim = replace(tenure.claim, id=self._new_id())
+            tenure.claim = tenure.claim._replace(id=self._new_id())
             return await self.enter(tenure, nowait, give_up_at)
         return standing
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .. import model
@@ -181,7 +181,7 @@ class MemoryEngine:
             return Standing(State.GONE)
         place = stand.places[claim.id]
         place.end = self.clock() + claim.ttl_s
-        place.claim = replace(place.claim, inbox=claim.inbox)
+        place.claim = place.claim._replace(inbox=claim.inbox)
         return self._standing(stand, place)
 
     def _look(self, turnstile: Turnstile) -> Snapshot:
