@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import json
 import math
 import os
@@ -559,3 +560,10 @@ def test_data_of_a_newer_release_or_with_a_mistake_is_refused(change: dict[str, 
     not_data: Any = [1]
     with pytest.raises(Misuse, match="mapping"):
         HashRing.from_dict(not_data)
+
+
+def test_the_examples_of_the_guide_run() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "placement.md"
+    outcome = doctest.testfile(str(guide), module_relative=False)
+    assert outcome.attempted > 20
+    assert outcome.failed == 0

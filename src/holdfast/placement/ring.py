@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 from ..errors import Misuse
 from ..model import check_name
 from .hashing import HASH_NAME, Key, hash_key, xxh64
-from .table import Node, Table, build, point_count, u32
+from .table import GUIDE_SHIFT, Node, Table, build, point_count, u32
 
 VERSION = 1
 MAX_POINTS = 1 << 20
@@ -44,8 +44,11 @@ class HashRing:
         if exclude:
             return self.get_nodes(key, 1, exclude=exclude)[0]
         table = self._table
+        guide = table.guide
+        place = hash_key(key)
+        top = place >> GUIDE_SHIFT
         try:
-            return table.owners[bisect_left(table.points, hash_key(key))]
+            return table.owners[bisect_left(table.points, place, guide[top], guide[top + 1])]
         except IndexError:
             raise _empty() from None
 
@@ -82,10 +85,13 @@ class HashRing:
         if isinstance(keys, str | bytes):
             raise Misuse(f"locate takes many keys; for the one key {keys!r} use get_node")
         table = self._table
-        points, owners = table.points, table.owners
+        points, owners, guide = table.points, table.owners, table.guide
         if not points:
             raise _empty()
-        return [owners[bisect_left(points, place)] for place in map(hash_key, keys)]
+        return [
+            owners[bisect_left(points, place, guide[top := place >> GUIDE_SHIFT], guide[top + 1])]
+            for place in map(hash_key, keys)
+        ]
 
     @property
     def nodes(self) -> Mapping[str, Node]:

@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 from .hashing import xxh64
 
+GUIDE_BITS = 10
+GUIDE_SHIFT = 64 - GUIDE_BITS
+
 
 class Node(NamedTuple):
     """What a ring knows of a node. ``weight`` is relative to the others; ``zone`` is what fails together with it."""
@@ -30,12 +33,15 @@ class Table:
     """One state of a ring; nothing in it is ever changed.
 
     ``points`` are sorted, equal ones by their owners' names. ``owners`` has one entry more, the first again: a key
-    after the last point belongs to the first one. ``zones`` is empty where no node has a zone.
+    after the last point belongs to the first one. ``guide[top]`` says how many points lie below those whose highest
+    `GUIDE_BITS` bits are ``top``: a search between two of its entries takes half the time of one over all points.
+    ``zones`` is empty where no node has a zone.
     """
 
     nodes: Mapping[str, Node]
     points: list[int]
     owners: list[str]
+    guide: list[int]
     zones: Mapping[str, tuple[str, ...]]
     sizes: Mapping[tuple[str, ...], int]
 
@@ -99,7 +105,8 @@ def _table(nodes: Mapping[str, Node], points: list[int], owners: list[str]) -> T
     if any(node.zone is not None for node in nodes.values()):
         zones = {name: ("of its own", name) if node.zone is None else (node.zone,) for name, node in nodes.items()}
     owners += owners[:1]
-    return Table(MappingProxyType(nodes), points, owners, zones, Counter(zones.values()))
+    guide = [bisect_left(points, top << GUIDE_SHIFT) for top in range((1 << GUIDE_BITS) + 1)]
+    return Table(MappingProxyType(nodes), points, owners, guide, zones, Counter(zones.values()))
 
 
 def build(nodes: Mapping[str, Node], points: int) -> Table:
