@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import TypeGuard
 
 from ..errors import Misuse
 
@@ -73,6 +74,11 @@ xxh64 = _fastest()
 """XXH64 of bytes with a seed, by the `xxhash` package where it is installed."""
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether this is an int that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def hash_key(key: Key) -> int:
     """The place of a key on the ring: XXH64 with seed 0 of its bytes.
 
@@ -89,7 +95,7 @@ def hash_key(key: Key) -> int:
             ) from None
     if isinstance(key, bytes):
         return xxh64(key, 0)
-    if isinstance(key, int) and not isinstance(key, bool):
+    if is_whole(key):
         try:
             return xxh64(b"%d" % key, 0)
         except ValueError:

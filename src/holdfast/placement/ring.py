@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 
 from ..errors import Misuse
 from ..model import check_name
-from .hashing import HASH_NAME, Key, hash_key, xxh64
+from .hashing import HASH_NAME, Key, hash_key, is_whole, xxh64
 from .table import GUIDE_SHIFT, Node, Table, build, point_count, u32
 
 VERSION = 1
@@ -31,7 +31,7 @@ class HashRing:
     """
 
     def __init__(self, nodes: Iterable[str] | Mapping[str, float | Node] = (), *, points: int = 160) -> None:
-        if not isinstance(points, int) or isinstance(points, bool) or not 1 <= points <= MAX_POINTS:
+        if not is_whole(points) or not 1 <= points <= MAX_POINTS:
             raise Misuse(f"points is a whole number from 1 to {MAX_POINTS}, not {points!r}")
         self._points = points
         self._writing = Lock()
@@ -40,7 +40,7 @@ class HashRing:
     # Reading: each method looks at self._table once.
 
     def get_node(self, key: Key, *, exclude: Iterable[str] = ()) -> str:
-        """The node that ``key`` lives on; with ``exclude``, the one it would live on if those were removed."""
+        """The node that ``key`` lives on: the first of `iterate_nodes` that is not in ``exclude``."""
         if exclude:
             return self.get_nodes(key, 1, exclude=exclude)[0]
         table = self._table
@@ -58,10 +58,10 @@ class HashRing:
         With zones no zone gets a second node before every zone has one, nor a third before every zone that has two
         nodes gave two, and so on. A node without a zone is a zone of its own.
 
-        ``exclude`` gives what the ring would give if those nodes were removed, so that removing them later moves
-        nothing more. Names in it that the ring does not know are passed over.
+        ``exclude`` skips nodes that are down: all others of the ``n`` stay, the first of them first, and stand-ins
+        come in by the same rule of zones. Names in it that the ring does not know are passed over.
         """
-        if not isinstance(n, int) or isinstance(n, bool):
+        if not is_whole(n):
             raise Misuse(f"n is a whole number, not {n!r}")
         table = self._table
         down = _checked_exclude(exclude) if exclude else frozenset[str]()
@@ -184,17 +184,15 @@ class HashRing:
         """The ring that `to_dict` described. One written by a newer release, or by hand with a mistake, is refused."""
         fields = _fields(data, "a ring's data", "version", "algorithm", "hash", "points", "nodes")
         version = fields["version"]
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        if not is_whole(version) or version < 1:
             raise Misuse(f"the version of a ring's data is a whole number from 1, not {version!r}")
         if version > VERSION:
             raise Misuse(f"this ring was written in version {version}; this release reads up to {VERSION}: upgrade it")
         for field, ours in (("algorithm", "ring"), ("hash", HASH_NAME)):
             if fields[field] != ours:
                 raise Misuse(f"this ring's {field} is {fields[field]!r}; HashRing reads {ours!r} only")
-        if not isinstance(fields["nodes"], Mapping):
-            raise Misuse(f"nodes in a ring's data is a mapping of names, not {type(fields['nodes']).__name__}")
         nodes: dict[str, float | Node] = {}
-        for name, value in fields["nodes"].items():
+        for name, value in _mapping(fields["nodes"], "nodes in a ring's data").items():
             node = _fields(value, f"node {name!r}", "weight", optional="zone")
             nodes[name] = Node(node["weight"], node.get("zone"))
         return cls(nodes, points=fields["points"])
@@ -208,7 +206,7 @@ def _checked_nodes(nodes: Iterable[str] | Mapping[str, float | Node], points: in
         raise Misuse(f"nodes is a list of names, not one name: [{nodes!r}]")
     checked: dict[str, Node] = {}
     if isinstance(nodes, Mapping):
-        for name, value in nodes.items():
+        for name, value in cast(Mapping[str, float | Node], nodes).items():
             checked[name] = _checked_node(name, value if isinstance(value, Node) else Node(value), points)
         return checked
     for name in nodes:
@@ -223,7 +221,10 @@ def _checked_node(name: str, node: Node, points: int) -> Node:
     check_name(name, "node name")
     if node.zone is not None:
         check_name(node.zone, "zone")
-    given: object = node.weight
+    return Node(_checked_weight(node.weight, name, points), node.zone)
+
+
+def _checked_weight(given: object, name: str, points: int) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise Misuse(f"the weight of node {name!r} is a number, not {type(given).__name__}: {given!r}")
     try:
@@ -237,7 +238,7 @@ def _checked_node(name: str, node: Node, points: int) -> Node:
             f"the weight {weight:g} of node {name!r} with {points} points a unit makes more than {MAX_POINTS} points: "
             "weights are relative, so divide them all by the same number"
         )
-    return Node(weight, node.zone)
+    return weight
 
 
 def _checked_exclude(exclude: Iterable[str]) -> frozenset[str]:
@@ -257,10 +258,14 @@ def _known(table: Table, name: str) -> Node:
         raise Misuse(f"there is no node {name!r} in this ring") from None
 
 
-def _fields(data: object, what: str, *required: str, optional: str = "") -> dict[str, Any]:
+def _mapping(data: object, what: str) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise Misuse(f"{what} is a mapping, not {type(data).__name__}")
-    fields = dict(cast(Mapping[str, Any], data))
+    return dict(cast(Mapping[str, Any], data))
+
+
+def _fields(data: object, what: str, *required: str, optional: str = "") -> dict[str, Any]:
+    fields = _mapping(data, what)
     if missing := set(required) - fields.keys():
         raise Misuse(f"{what} lacks {', '.join(sorted(missing))}")
     if unknown := fields.keys() - {*required, optional}:

@@ -66,32 +66,37 @@ class Table:
 
     def preference(self, place: int, exclude: frozenset[str]) -> Iterator[str]:
         """All nodes but the excluded, in the order in which a key at ``place`` wants them."""
-        walk = self._walk(place, exclude)
-        return self._spread(walk, exclude) if self.zones else walk
+        order = self._walk(place)
+        if self.zones:
+            order = self._spread(order, self.sizes)
+        if not exclude:
+            return order
+        order = (name for name in order if name not in exclude)
+        if not self.zones:
+            return order
+        left = Counter(self.sizes)
+        left.subtract(self.zones[name] for name in exclude if name in self.nodes)
+        return self._spread(order, left)
 
-    def _walk(self, place: int, exclude: frozenset[str]) -> Iterator[str]:
+    def _walk(self, place: int) -> Iterator[str]:
         owners, size, start = self.owners, len(self.points), bisect_left(self.points, place)
-        seen = set(exclude)
-        left = len(self.nodes) - sum(name in self.nodes for name in exclude)
+        seen: set[str] = set()
         for at in chain(range(start, size), range(start)):
             name = owners[at]
             if name not in seen:
                 seen.add(name)
                 yield name
-                left -= 1
-                if not left:
+                if len(seen) == len(self.nodes):
                     return
 
-    def _spread(self, walk: Iterator[str], exclude: frozenset[str]) -> Iterator[str]:
-        """First the first node of each zone that the walk meets, then the second of each, and so on."""
-        sizes = Counter(self.sizes)
-        sizes.subtract(self.zones[name] for name in exclude if name in self.nodes)
+    def _spread(self, order: Iterator[str], sizes: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+        """First the first node of each zone in ``order``, then the second of each, and so on."""
         met: Counter[tuple[str, ...]] = Counter()
         rounds: defaultdict[int, list[str]] = defaultdict(list)
         for number in range(max(sizes.values())):
             for index in range(sum(size > number for size in sizes.values())):
                 while index >= len(rounds[number]):
-                    name = next(walk)
+                    name = next(order)
                     zone = self.zones[name]
                     rounds[met[zone]].append(name)
                     met[zone] += 1
