@@ -80,14 +80,14 @@ class RedisEngine:
     def blocking_link(self) -> BlockingLink:
         if self._asynchronous:
             raise Misuse("this client is for asyncio: give it to holdfast.aio.connect(), or a redis.Redis to this one")
-        from .redis_threads import RedisLink
+        from .redis_links import RedisLink
 
         return RedisLink(self._server, self.changed_channel)
 
     def async_link(self) -> AsyncLink:
         if self._asynchronous is False:
             raise Misuse("this client blocks: give it to holdfast.connect(), or a redis.asyncio.Redis to this one")
-        from .redis_tasks import AsyncRedisLink
+        from .redis_links import AsyncRedisLink
 
         server = target_at(self._target, asynchronous=True) if isinstance(self._target, str) else self._server
         return AsyncRedisLink(server, self.changed_channel)
@@ -165,30 +165,6 @@ class RedisEngine:
 
         return Request("look", Eval(scripts.LOOK, 6, _FIVE + self._keys(turnstile.address)), parse)
 
-    def list(self, prefix: str) -> Request[list[Turnstile]]:
-        return Request("list", lambda: self._list(prefix), _same)
-
-    def _list(self, prefix: str) -> Generator[list[Request[Any]], list[Any], list[Turnstile]]:
-        """A conversation: yields requests, is sent their replies, returns the outcome."""
-        pattern = _escape_glob(f"{self._space}{_quote(prefix)}") + "*}:h"
-        found: set[str] = set()
-        cursor = b"0"
-        while True:
-            scan = Request[Any]("list", pack("SCAN", cursor, "MATCH", pattern, "COUNT", "1000"), _same)
-            ((cursor, keys),) = yield [scan]
-            found.update(_unquote(key.decode()[len(self._space) : -3]) for key in keys)
-            if cursor == b"0":
-                break
-        addresses = sorted(found)
-        replies = yield [
-            Request("list", Eval(scripts.STANDS, 6, _FIVE + self._keys(address)), _checked) for address in addresses
-        ]
-        return [
-            Turnstile(*address.split(":", 1), capacity, bool(announces))
-            for address, (capacity, announces) in zip(addresses, replies, strict=True)
-            if capacity
-        ]
-
     # -- requests: cells
 
     def open(self, cell: str, fence: Fence) -> Request[CellReply]:
@@ -212,6 +188,32 @@ class RedisEngine:
 
     def drop(self, cell: str) -> Request[bool]:
         return Request("drop", Eval(scripts.DROP, 3, self._cell(cell)), _truth)
+
+    # -- what stands; last, because from here on `list` is this one
+
+    def list(self, prefix: str) -> Request[list[Turnstile]]:
+        return Request("list", lambda: self._list(prefix), _same)
+
+    def _list(self, prefix: str) -> Generator[Sequence[Request[Any]], Sequence[Any], Sequence[Turnstile]]:
+        """A conversation: yields requests, is sent their replies, returns the outcome."""
+        pattern = _escape_glob(f"{self._space}{_quote(prefix)}") + "*}:h"
+        found: set[str] = set()
+        cursor, keys = b"0", list[bytes]()
+        while True:
+            ((cursor, keys),) = yield [Request("list", pack("SCAN", cursor, "MATCH", pattern, "COUNT", "1000"), _same)]
+            found.update(_unquote(key.decode()[len(self._space) : -3]) for key in keys)
+            if cursor == b"0":
+                break
+        addresses = sorted(found)
+        replies = yield [
+            Request("list", Eval(scripts.STANDS, 6, _FIVE + self._keys(address)), _checked) for address in addresses
+        ]
+        standing: list[Turnstile] = []
+        for address, (capacity, announces) in zip(addresses, replies, strict=True):
+            kind, _, name = address.partition(":")
+            if capacity:
+                standing.append(Turnstile(kind, name, capacity, bool(announces)))
+        return standing
 
 
 # -- packing
@@ -282,8 +284,8 @@ def _entered(turnstile: Turnstile, reply: bytes) -> Standing:
 
 def _renewed(ids: list[str]) -> Any:
     def parse(reply: bytes) -> dict[str, Standing]:
-        fields = iter(reply.split(b" "))
-        return {id: _standing(*four) for id, four in zip(ids, zip(fields, fields, fields, fields), strict=True)}
+        fields = reply.split(b" ")
+        return {id: _standing(*fields[4 * i : 4 * i + 4]) for i, id in enumerate(ids)}
 
     return parse
 

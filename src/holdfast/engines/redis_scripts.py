@@ -30,9 +30,9 @@ class Script:
         self.by_text = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(source), source)
 
 
-_COMMON = (
-    f"local LAYOUT = '{LAYOUT}'\n"
-    + r"""
+_LAYOUT = f"local LAYOUT = '{LAYOUT}'"
+
+_COMMON = r"""
 local BATCH = 100
 local call, pack, unpack = redis.call, cmsgpack.pack, cmsgpack.unpack
 local time = call('TIME')
@@ -174,9 +174,9 @@ local function standing(s, id, token, admitted)
   return string.format('2 %.0f 0 %d', token, look)
 end
 """
-)
 
 ENTER = Script(
+    _LAYOUT,
     _COMMON,
     r"""
 local id, nowait, weight, ttl, capacity = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -217,6 +217,7 @@ return publish(standing(s, id, token, fits))
 )
 
 LEAVE = Script(
+    _LAYOUT,
     _COMMON,
     r"""
 local id, bury = ARGV[1], ARGV[2]
@@ -236,6 +237,7 @@ return publish(there)
 )
 
 RENEW = Script(
+    _LAYOUT,
     _COMMON,
     r"""
 local replies = {}
@@ -263,6 +265,7 @@ return publish(table.concat(replies, ' '))
 )
 
 LOOK = Script(
+    _LAYOUT,
     _COMMON,
     r"""
 local s, _, layout = find(0, '')
@@ -288,6 +291,7 @@ return publish(reply)
 )
 
 STANDS = Script(
+    _LAYOUT,
     _COMMON,
     r"""
 local s, _, layout = find(0, '')
@@ -296,20 +300,19 @@ return publish({s and s.capacity or 0, s and s.announces or 0})
 """,
 )
 
-_CELL = (
-    f"local LAYOUT = '{LAYOUT}'\n"
-    + r"""
+_CELL = r"""
 local call = redis.call
 local meta, entries = KEYS[1], KEYS[2]
-local found = call('HMGET', meta, 'layout', 'turnstile', 'token', 'claim', 'opening', 'version', 'value', 'op', 'applied')
+local found = call('HMGET', meta, 'layout', 'turnstile', 'token', 'claim', 'opening', 'version', 'value', 'op',
+  'applied')
 local layout, turnstile, token, claim, opening, version, value, op, applied = unpack(found)
 if layout and layout ~= LAYOUT then return 'L ' .. layout end
 """
-)
 
 # A cell is two hashes: what it is, and its entries. A reply is {accepted, version, token, value, applied, foreign,
 # turnstile}; a missing value is nil.
 OPEN = Script(
+    _LAYOUT,
     _CELL,
     r"""
 if not layout then
@@ -332,6 +335,7 @@ return {accepted and 1 or 0, tonumber(version), token, value, '', 0, turnstile}
 )
 
 PUT = Script(
+    _LAYOUT,
     _CELL,
     r"""
 if not layout then return {0, 0, '0', false, '', 0, ''} end
@@ -359,6 +363,7 @@ return {1, version, token, false, applied, 0, turnstile}
 )
 
 READ = Script(
+    _LAYOUT,
     _CELL,
     r"""
 if not layout then return {false, 0, '0', '', {}} end
@@ -378,4 +383,4 @@ return {value, tonumber(version), token, claim, reply}
 """,
 )
 
-DROP = Script(_CELL, "return call('DEL', meta, entries)")
+DROP = Script(_LAYOUT, _CELL, "return call('DEL', meta, entries)")

@@ -153,9 +153,15 @@ def signal_of(text: bytes, address: str | None) -> Signal | None:
 def refused(text: str) -> HoldfastError:
     """What an error reply means to the caller. None of them has changed anything on the server."""
     code = text.partition(" ")[0]
-    if code in ("NOAUTH", "WRONGPASS") or "invalid password" in text or "invalid username" in text.lower():
+    # 'unauthenticated': a call has more arguments than a stranger may send
+    if (
+        code in ("NOAUTH", "WRONGPASS")
+        or "unauthenticated" in text
+        or "invalid password" in text
+        or "invalid username" in text.lower()
+    ):
         return Misuse(f"Redis refused the user or password: {text}; give them in the URL: redis://user:password@host")
-    if code == "NOPERM" or "ACL failure" in text or "no permissions" in text.lower():
+    if code == "NOPERM" or "ACL failure" in text or "user executing the script can't" in text:
         return Misuse(f"Redis forbids what holdfast needs: {text}; {ACL_HELP}")
     if code == "READONLY":
         return Unavailable(f"this Redis is a read-only replica: {text}; connect to the primary")
@@ -229,7 +235,7 @@ def target_at(url: str, asynchronous: bool) -> Target:
     scheme, mark, rest = url.partition("://")
     plain = scheme.replace("valkey", "redis") + mark + rest
     try:
-        pools = importlib.import_module("redis.asyncio") if asynchronous else redis
+        pools: Any = importlib.import_module("redis.asyncio") if asynchronous else redis
         target = _target(pools.ConnectionPool.from_url(plain), None)
         target.connection(CONNECT_S)
     except (TypeError, ValueError, redis.RedisError) as error:

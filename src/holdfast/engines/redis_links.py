@@ -1,0 +1,338 @@
+"""A Redis server as one process's threads use it, and as one asyncio event loop does."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ..contract import Deliver, Request
+from ..errors import HoldfastError, Misuse, Unavailable
+from ..model import Turnstile
+from .redis_pipes import Pipe, Wire, dial
+from .redis_signals import AsyncEar, Ear
+from .redis_wire import (
+    CHANNELS,
+    CONNECT_S,
+    Refusal,
+    Target,
+    all_of,
+    answered,
+    first_try,
+    is_unknown_script,
+    pack,
+    with_texts,
+)
+
+T = TypeVar("T")
+
+IDLE_S = 1.0
+"""A connection that rested longer is looked at before it is used: the server may have closed it."""
+
+MAX_IDLE = 64
+"""Connections kept for later; each thread in the middle of a call has one more."""
+
+
+class RedisLink:
+    """Calls from any thread; signals through one thread of its own."""
+
+    lifeline = None
+
+    def __init__(self, server: Target, channel_of: Callable[[Turnstile], bytes]) -> None:
+        self._server = server
+        self._channel_of = channel_of
+        self._start()
+
+    def _start(self) -> None:
+        self.inbox = secrets.token_hex(8)
+        self._idle: deque[Wire] = deque()
+        self._wires: set[Wire] = set()
+        self._ear: Ear | None = None
+        self._ear_lock = threading.Lock()
+        self._closed = False
+
+    # -- calls
+
+    def call(self, request: Request[T], timeout_s: float) -> T:
+        body = request.body
+        if callable(body):
+            return request.parse(self._converse(body(), timeout_s))
+        wire = self._take(timeout_s)
+        try:
+            (reply,) = wire.exchange(first_try(body), 1, timeout_s)
+            if is_unknown_script(reply):
+                (reply,) = wire.exchange(body.by_text(), 1, timeout_s)
+        except BaseException:
+            self._drop(wire)
+            raise
+        self._give(wire)
+        return self._outcome(request, reply)
+
+    def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
+        if not requests:
+            return []
+        try:
+            wire = self._take(timeout_s)
+        except HoldfastError as error:
+            return [error] * len(requests)
+        try:
+            replies = wire.exchange(b"".join(first_try(request.body) for request in requests), len(requests), timeout_s)
+            again = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+            if again and not wire.closed:
+                payload = b"".join(with_texts([requests[i].body for i in again]))
+                for i, reply in zip(again, wire.exchange(payload, len(again), timeout_s), strict=True):
+                    replies[i] = reply
+        except BaseException:
+            self._drop(wire)
+            raise
+        self._give(wire)
+        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+
+    def _converse(self, talk: Any, timeout_s: float) -> Any:
+        until = time.monotonic() + timeout_s
+        try:
+            requests = next(talk)
+            while True:
+                replies = self.call_many(requests, max(0.001, until - time.monotonic()))
+                requests = talk.send(all_of(replies))
+        except StopIteration as done:
+            return done.value
+
+    def _outcome(self, request: Request[T], reply: Any) -> T:
+        if type(reply) is Refusal and reply.text.startswith("READONLY"):
+            self._forget_idle()  # the primary is elsewhere by now: look it up again
+        reply = answered(reply)
+        if isinstance(reply, Exception):
+            raise reply
+        return request.parse(reply)
+
+    def _attempt(self, request: Request[Any], reply: Any) -> Any:
+        try:
+            return self._outcome(request, reply)
+        except HoldfastError as error:
+            return error
+
+    # -- connections
+
+    def _take(self, timeout_s: float) -> Wire:
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                break
+            if time.monotonic() - wire.rested_at < IDLE_S or wire.is_fresh():
+                return wire
+            self._drop(wire)
+        if self._closed:
+            raise Misuse("this client is closed")
+        wire = Wire(self._server, timeout_s)
+        self._wires.add(wire)
+        return wire
+
+    def _give(self, wire: Wire) -> None:
+        if wire.closed or self._closed or len(self._idle) >= MAX_IDLE:
+            self._drop(wire)
+        else:
+            wire.rested_at = time.monotonic()
+            self._idle.append(wire)
+
+    def _drop(self, wire: Wire) -> None:
+        self._wires.discard(wire)
+        wire.close()
+
+    def _forget_idle(self) -> None:
+        while self._idle:
+            try:
+                self._drop(self._idle.pop())
+            except IndexError:
+                return
+
+    # -- signals
+
+    def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+        with self._ear_lock:
+            if self._closed:
+                raise Misuse("this client is closed")
+            if self._ear is not None:
+                self._ear.deliver, self._ear.look_again = deliver, look_again
+                return False
+            ear = Ear(self._server, f"{CHANNELS}{self.inbox}".encode(), self._wake, deliver, look_again)
+            ear.connect()
+            self._ear = ear
+            threading.Thread(target=ear.run, name="holdfast-redis-signals", daemon=True).start()
+            return True
+
+    def watch(self, turnstile: Turnstile) -> None:
+        if self._ear is None:
+            raise Misuse("watch() needs listen() first")
+        self._ear.add(self._channel_of(turnstile), turnstile.address)
+
+    def unwatch(self, turnstile: Turnstile) -> None:
+        if self._ear is not None:
+            self._ear.remove(self._channel_of(turnstile))
+
+    def _wake(self) -> None:
+        self.call(Request("wake", pack("PUBLISH", f"{CHANNELS}{self.inbox}", ""), bool), CONNECT_S)
+
+    # -- ends
+
+    def close(self) -> None:
+        self._closed = True
+        self._forget_idle()
+        with self._ear_lock:
+            if self._ear is not None:
+                self._ear.close()
+                self._ear = None
+
+    def abandon(self) -> None:
+        """Close the child's copies of the sockets. That says nothing to the server: the parent's stay open."""
+        inherited = [*self._wires]
+        if self._ear is not None and self._ear.wire is not None:
+            inherited.append(self._ear.wire)
+        for wire in inherited:
+            wire.close()
+        self._start()
+
+
+class AsyncRedisLink:
+    """Calls from any task of one event loop; signals through one task."""
+
+    lifeline = None
+
+    def __init__(self, server: Target, channel_of: Callable[[Turnstile], bytes]) -> None:
+        self._server = server
+        self._channel_of = channel_of
+        self._start()
+
+    def _start(self) -> None:
+        self.inbox = secrets.token_hex(8)
+        self._pipe: Pipe | None = None
+        self._dialling: asyncio.Task[Pipe] | None = None
+        self._ear: AsyncEar | None = None
+        self._ear_lock = asyncio.Lock()
+        self._closed = False
+
+    # -- calls
+
+    async def call(self, request: Request[T], timeout_s: float) -> T:
+        body = request.body
+        if callable(body):
+            return request.parse(await self._converse(body(), timeout_s))
+        pipe = self._pipe
+        if pipe is None or pipe.closed:
+            pipe = await self._connected(timeout_s)
+        (reply,) = await pipe.exchange(first_try(body), 1, timeout_s)
+        if is_unknown_script(reply):
+            (reply,) = await pipe.exchange(body.by_text(), 1, timeout_s)
+        return self._outcome(request, reply)
+
+    async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
+        if not requests:
+            return []
+        try:
+            pipe = await self._connected(timeout_s)
+        except HoldfastError as error:
+            return [error] * len(requests)
+        payload = b"".join(first_try(request.body) for request in requests)
+        replies = await pipe.exchange(payload, len(requests), timeout_s)
+        again = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+        if again:
+            payload = b"".join(with_texts([requests[i].body for i in again]))
+            for i, reply in zip(again, await pipe.exchange(payload, len(again), timeout_s), strict=True):
+                replies[i] = reply
+        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+
+    async def _converse(self, talk: Any, timeout_s: float) -> Any:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        try:
+            requests = next(talk)
+            while True:
+                replies = await self.call_many(requests, max(0.001, until - loop.time()))
+                requests = talk.send(all_of(replies))
+        except StopIteration as done:
+            return done.value
+
+    def _outcome(self, request: Request[T], reply: Any) -> T:
+        if type(reply) is Refusal and reply.text.startswith("READONLY") and self._pipe is not None:
+            self._pipe.close()  # the primary is elsewhere by now: look it up again
+        reply = answered(reply)
+        if isinstance(reply, Exception):
+            raise reply
+        return request.parse(reply)
+
+    def _attempt(self, request: Request[Any], reply: Any) -> Any:
+        try:
+            return self._outcome(request, reply)
+        except HoldfastError as error:
+            return error
+
+    async def _connected(self, timeout_s: float) -> Pipe:
+        """The connection; where it is being made, all wait for the same one."""
+        if self._pipe is not None and not self._pipe.closed:
+            return self._pipe
+        if self._closed:
+            raise Misuse("this client is closed")
+        if self._dialling is None:
+            self._dialling = asyncio.create_task(self._dial(timeout_s), name="holdfast-redis-connect")
+            self._dialling.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen by nobody else
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._dialling)
+        except TimeoutError:
+            raise Unavailable(f"no connection to Redis at {self._server.where} within {timeout_s:.1f} s") from None
+
+    async def _dial(self, timeout_s: float) -> Pipe:
+        try:
+            self._pipe = await dial(self._server, timeout_s)
+            return self._pipe
+        finally:
+            self._dialling = None
+
+    # -- signals
+
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+        async with self._ear_lock:
+            if self._closed:
+                raise Misuse("this client is closed")
+            if self._ear is not None:
+                self._ear.deliver, self._ear.look_again = deliver, look_again
+                return False
+            ear = AsyncEar(self._server, f"{CHANNELS}{self.inbox}".encode(), deliver, look_again)
+            await ear.connect()
+            ear.task = asyncio.create_task(ear.run(), name="holdfast-redis-signals")
+            self._ear = ear
+            return True
+
+    async def watch(self, turnstile: Turnstile) -> None:
+        if self._ear is None:
+            raise Misuse("watch() needs listen() first")
+        await self._ear.add(self._channel_of(turnstile), turnstile.address)
+
+    async def unwatch(self, turnstile: Turnstile) -> None:
+        if self._ear is not None:
+            self._ear.remove(self._channel_of(turnstile))
+
+    # -- ends
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._ear is not None:
+            await self._ear.close()
+            self._ear = None
+        if self._pipe is not None:
+            self._pipe.close()
+            await self._pipe.lost
+
+    def abandon(self) -> None:
+        """Forget the inherited connections; the parent's go on undisturbed."""
+        for pipe in (self._pipe, self._ear.pipe if self._ear is not None else None):
+            if pipe is not None and not pipe.closed:
+                pipe.abandon()
+        self._start()

@@ -1,0 +1,281 @@
+"""The connection for signals: subscribed, watched for silence, and connected again whenever it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..contract import Deliver
+from ..errors import HoldfastError, Unavailable
+from .redis_pipes import Pipe, Wire, dial
+from .redis_wire import CONNECT_S, Incomplete, Refusal, Target, all_of, answered, decode, pack, signal_of
+
+log = logging.getLogger("holdfast.redis")
+
+PING_S = 5.0
+"""How long the signals' connection may be silent before it is asked, and how long the answer may take."""
+
+
+class Ear:
+    """For threads. Once it runs, only its own thread reads and writes (TLS allows no two at once).
+
+    Who wants another channel writes that down and wakes the thread, by a message to its own inbox.
+    """
+
+    def __init__(
+        self,
+        server: Target,
+        inbox: bytes,
+        wake: Callable[[], None],
+        deliver: Deliver,
+        look_again: Callable[[], None],
+    ) -> None:
+        self.deliver = deliver
+        self.look_again = look_again
+        self.wire: Wire | None = None
+        self._server = server
+        self._inbox = inbox
+        self._wake = wake
+        self._data = b""
+        self._channels: dict[bytes, str] = {inbox: ""}
+        self._asked: set[bytes] = set()
+        self._confirmed: set[bytes] = set()
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+
+    def connect(self) -> None:
+        """Connect and subscribe to everything. Returns once the server has confirmed it."""
+        wire = Wire(self._server, CONNECT_S)
+        try:
+            # a subscribed connection may not publish, and a script's publish fails in silence: ask before
+            all_of(list(map(answered, wire.exchange(pack("PUBLISH", self._inbox, ""), 1, CONNECT_S))))
+            self.wire, self._data = wire, b""
+            with self._changed:
+                self._asked, self._confirmed = set(), set()
+            until = time.monotonic() + CONNECT_S
+            self._subscribe()
+            while not self._confirmed >= self._asked:
+                self._read(until - time.monotonic())
+        except TimeoutError:
+            wire.close()
+            raise Unavailable(f"Redis at {wire.where} confirmed no subscription within {CONNECT_S:.0f} s") from None
+        except OSError as error:
+            wire.close()
+            raise Unavailable(f"the connection for signals broke: {error}") from error
+        except BaseException:
+            wire.close()
+            raise
+
+    def run(self) -> None:
+        """The thread: until closed."""
+        pause_s = 0.02
+        while not self._closing.is_set():
+            try:
+                self._read_on()
+            except (OSError, HoldfastError) as trouble:
+                log.info("signals are connected again after: %s", trouble)
+            if self.wire is not None:
+                self.wire.close()
+            while not self._closing.is_set():
+                try:
+                    self.connect()
+                    pause_s = 0.02
+                    self.look_again()
+                    break
+                except HoldfastError as trouble:
+                    log.debug("signals are not connected yet: %s", trouble)
+                    self._closing.wait(pause_s * random.uniform(0.5, 1))
+                    pause_s = min(2.0, pause_s * 2)
+
+    def _read_on(self) -> None:
+        asked = False
+        while not self._closing.is_set():
+            try:
+                self._read(PING_S)
+                asked = False
+            except TimeoutError:
+                if asked:
+                    raise
+                asked = True
+                self._send(pack("PING"))
+            self._subscribe()
+
+    def _read(self, timeout_s: float) -> None:
+        assert self.wire is not None
+        self.wire.sock.settimeout(max(0.001, timeout_s))
+        more = self.wire.sock.recv(65536)
+        if not more:
+            raise Unavailable("the server closed the connection")
+        data, at = self._data + more, 0
+        try:
+            while at < len(data):
+                reply, at = decode(data, at)
+                self._hear(answered(reply))
+        except Incomplete:
+            pass
+        self._data = data[at:]
+
+    def _hear(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] == b"message":
+            if signal := signal_of(reply[2], self._channels.get(reply[1])):
+                self.deliver(signal)
+        elif reply[0] == b"subscribe":
+            with self._changed:
+                self._confirmed.add(reply[1])
+                self._changed.notify_all()
+
+    def _subscribe(self) -> None:
+        """Ask for what is wanted and was not asked for, and no more for what is not."""
+        if self._asked == self._channels.keys():
+            return
+        with self._changed:
+            new, old = self._channels.keys() - self._asked, self._asked - self._channels.keys()
+            self._asked = set(self._channels)
+            self._confirmed -= old
+        if new:
+            self._send(pack("SUBSCRIBE", *new))
+        if old:
+            self._send(pack("UNSUBSCRIBE", *old))
+
+    def _send(self, payload: bytes) -> None:
+        assert self.wire is not None
+        self.wire.sock.sendall(payload)
+
+    def add(self, channel: bytes, address: str) -> None:
+        """Subscribe to one more. Returns once the server has confirmed it; raises `Unavailable` if it does not."""
+        with self._changed:
+            self._channels[channel] = address
+        self._wake()
+        with self._changed:
+            if not self._changed.wait_for(lambda: channel in self._confirmed, CONNECT_S):
+                self._channels.pop(channel, None)
+                raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}")
+
+    def remove(self, channel: bytes) -> None:
+        with self._changed:
+            self._channels.pop(channel, None)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self.wire is not None:
+            shut(self.wire.sock)
+
+
+def shut(sock: Any) -> None:
+    """End a connection that another thread reads from, which wakes it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which would take the reader's state away
+
+
+class AsyncEar:
+    """For an event loop."""
+
+    def __init__(self, server: Target, inbox: bytes, deliver: Deliver, look_again: Callable[[], None]) -> None:
+        self.deliver = deliver
+        self.look_again = look_again
+        self.pipe: Pipe | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._server = server
+        self._inbox = inbox
+        self._channels: dict[bytes, str] = {inbox: ""}
+        self._confirmed: dict[bytes, asyncio.Event] = {}
+        self._refusal: Exception | None = None
+
+    async def connect(self) -> None:
+        """Connect and subscribe to everything. Returns once the server has confirmed it."""
+        pipe = await dial(self._server, CONNECT_S)
+        try:
+            # a subscribed connection may not publish, and a script's publish fails in silence: ask before
+            all_of(list(map(answered, await pipe.exchange(pack("PUBLISH", self._inbox, ""), 1, CONNECT_S))))
+            pipe.heard = self._hear
+            self.pipe, self._refusal = pipe, None
+            for channel in self._channels:
+                self._confirmed.setdefault(channel, asyncio.Event()).clear()
+            pipe.transport.write(pack("SUBSCRIBE", *self._channels))
+            everything: asyncio.Future[Any] = asyncio.gather(*(event.wait() for event in self._confirmed.values()))
+            try:
+                await asyncio.wait([everything, pipe.lost], timeout=CONNECT_S, return_when="FIRST_COMPLETED")
+                if not everything.done():
+                    raise self._refusal or Unavailable(f"Redis at {pipe.where} confirmed no subscription")
+            finally:
+                everything.cancel()
+        except BaseException:
+            pipe.close()
+            raise
+
+    async def run(self) -> None:
+        """The task: until cancelled."""
+        pause_s = 0.02
+        while True:
+            await self._watch_over()
+            while True:
+                try:
+                    await self.connect()
+                    pause_s = 0.02
+                    self.look_again()
+                    break
+                except HoldfastError as trouble:
+                    log.debug("signals are not connected yet: %s", trouble)
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+                    pause_s = min(2.0, pause_s * 2)
+
+    async def _watch_over(self) -> None:
+        """Until the connection is lost, or says nothing for `PING_S` after it was asked."""
+        assert self.pipe is not None
+        pipe, loop = self.pipe, asyncio.get_running_loop()
+        asked_at = 0.0
+        while not pipe.closed:
+            await asyncio.wait({pipe.lost}, timeout=PING_S)
+            silent_since = pipe.heard_at
+            if asked_at > silent_since:
+                pipe.fail(Unavailable("silent"))
+                break
+            if loop.time() - silent_since >= PING_S and not pipe.closed:
+                asked_at = loop.time()
+                pipe.transport.write(pack("PING"))
+        pipe.close()
+
+    def _hear(self, reply: Any) -> None:
+        if type(reply) is Refusal:
+            self._refusal = answered(reply)
+            raise answered(reply)
+        if reply[0] == b"message":
+            if signal := signal_of(reply[2], self._channels.get(reply[1])):
+                self.deliver(signal)
+        elif reply[0] == b"subscribe" and reply[1] in self._confirmed:
+            self._confirmed[reply[1]].set()
+
+    async def add(self, channel: bytes, address: str) -> None:
+        """Subscribe to one more. Returns once the server has confirmed it; raises `Unavailable` if it does not."""
+        self._channels[channel] = address
+        confirmed = self._confirmed.setdefault(channel, asyncio.Event())
+        if self.pipe is not None and not confirmed.is_set():
+            self.pipe.transport.write(pack("SUBSCRIBE", channel))
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await confirmed.wait()
+        except TimeoutError:
+            self.remove(channel)
+            raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}") from None
+
+    def remove(self, channel: bytes) -> None:
+        self._confirmed.pop(channel, None)
+        if self._channels.pop(channel, None) is not None and self.pipe is not None:
+            self.pipe.transport.write(pack("UNSUBSCRIBE", channel))
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+        if self.pipe is not None:
+            self.pipe.close()
+            await self.pipe.lost
