@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from ..errors import HoldfastError, OutcomeUnknown
-from .redis_wire import Incomplete, Target, decode, not_connected
+from ..errors import HoldfastError, OutcomeUnknown, Unavailable
+from .redis_wire import Replies, Target, not_connected
 
 log = logging.getLogger("holdfast.redis")
 
@@ -36,6 +36,7 @@ class Wire:
         self.limit_s = -1.0
         self.rested_at = 0.0
         self.closed = False
+        self._replies = Replies()
 
     def is_fresh(self) -> bool:
         """Nothing came while it rested: neither the end of the connection nor what does not belong to a call."""
@@ -66,28 +67,20 @@ class Wire:
         return replies
 
     def _read(self, replies: list[Any], count: int, timeout_s: float) -> None:
-        data = self.sock.recv(65536)
-        pieces = [data]
-        at, until = 0, 0.0
+        until = 0.0
         while True:
+            data = self.sock.recv(65536)
             if not data:
                 raise OutcomeUnknown("the server closed the connection")
-            if data.endswith(b"\n"):  # as every whole reply does
-                data = b"".join(pieces)
-                try:
-                    while len(replies) < count:
-                        reply, at = decode(data, at)
-                        replies.append(reply)
-                    return
-                except Incomplete:
-                    pieces = [data[at:]]
-                    at = 0
+            replies += self._replies.feed(data)
+            if len(replies) >= count:
+                return
             now = time.monotonic()
             until = until or now + timeout_s
+            if now >= until:
+                raise TimeoutError
             self.limit_s = -1.0
-            self.sock.settimeout(max(0.001, until - now))
-            data = self.sock.recv(65536)
-            pieces.append(data)
+            self.sock.settimeout(until - now)
 
     def close(self) -> None:
         self.closed = True
@@ -101,7 +94,7 @@ class Pipe(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._writer = connection._writer  # kept, because it closes the connection when it is collected
         connection._reader = connection._writer = None  # from here on it is ours alone, and so is its end
-        self._data = b""
+        self._replies = Replies()
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self.heard = heard or self._answer
         self.where = where
@@ -121,18 +114,11 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
-        if self._data:
-            data = self._data + data
-        at = 0
         try:
-            while at < len(data):
-                reply, at = decode(data, at)
+            for reply in self._replies.feed(data):
                 self.heard(reply)
-        except Incomplete:
-            pass
         except HoldfastError as trouble:
             self.fail(trouble)
-        self._data = data[at:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._former.connection_lost(exc)
@@ -142,7 +128,7 @@ class Pipe(asyncio.Protocol):
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_exception(why)
+                future.set_result(why)
 
     def _answer(self, reply: Any) -> None:
         if self._waiting:
@@ -152,18 +138,16 @@ class Pipe(asyncio.Protocol):
 
     # -- what links call
 
-    def send(self, payload: bytes, count: int) -> list[asyncio.Future[Any]]:
-        futures = [self._loop.create_future() for _ in range(count)]
-        self._waiting.extend(futures)
-        self.transport.write(payload)
-        return futures
-
     async def exchange(self, payload: bytes, count: int, timeout_s: float) -> list[Any]:
         """Send, and wait for ``count`` replies. Those that do not come are `OutcomeUnknown`."""
-        futures = self.send(payload, count)
+        if self.closed:
+            return [Unavailable(f"the connection to Redis at {self.where} was lost before this was sent")] * count
+        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(count)]
+        self._waiting.extend(futures)
+        self.transport.write(payload)
         timer = self._loop.call_later(timeout_s, self._expire, futures, self._loop.time(), timeout_s)
         try:
-            return [await outcome_of(future) for future in futures]
+            return [await future for future in futures]
         finally:
             timer.cancel()
 
@@ -171,7 +155,7 @@ class Pipe(asyncio.Protocol):
         why = OutcomeUnknown(f"Redis at {self.where} may or may not have done it: no reply within {timeout_s:.1f} s")
         for future in futures:
             if not future.done():
-                future.set_exception(why)
+                future.set_result(why)
         if self.heard_at <= since:  # not one byte for anyone: the connection may be half open
             self.fail(why)
 
@@ -194,13 +178,6 @@ class Pipe(asyncio.Protocol):
 
 _abandoned: list[Pipe] = []
 """Kept, so that no destructor in a forked child reaches for the parent's event loop."""
-
-
-async def outcome_of(future: asyncio.Future[Any]) -> Any:
-    try:
-        return await future
-    except OutcomeUnknown as error:
-        return error
 
 
 async def dial(server: Target, timeout_s: float, heard: Callable[[Any], None] | None = None) -> Pipe:

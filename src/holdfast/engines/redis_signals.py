@@ -15,7 +15,7 @@ from typing import Any
 from ..contract import Deliver
 from ..errors import HoldfastError, Unavailable
 from .redis_pipes import Pipe, Wire, dial
-from .redis_wire import CONNECT_S, Incomplete, Refusal, Target, all_of, answered, decode, pack, signal_of
+from .redis_wire import CONNECT_S, Refusal, Replies, Target, all_of, answered, pack, signal_of
 
 log = logging.getLogger("holdfast.redis")
 
@@ -43,7 +43,7 @@ class Ear:
         self._server = server
         self._inbox = inbox
         self._wake = wake
-        self._data = b""
+        self._replies = Replies()
         self._channels: dict[bytes, str] = {inbox: ""}
         self._asked: set[bytes] = set()
         self._confirmed: set[bytes] = set()
@@ -56,7 +56,7 @@ class Ear:
         try:
             # a subscribed connection may not publish, and a script's publish fails in silence: ask before
             all_of(list(map(answered, wire.exchange(pack("PUBLISH", self._inbox, ""), 1, CONNECT_S))))
-            self.wire, self._data = wire, b""
+            self.wire, self._replies = wire, Replies()
             with self._changed:
                 self._asked, self._confirmed = set(), set()
             until = time.monotonic() + CONNECT_S
@@ -79,8 +79,9 @@ class Ear:
         while not self._closing.is_set():
             try:
                 self._read_on()
-            except (OSError, HoldfastError) as trouble:
-                log.info("signals are connected again after: %s", trouble)
+            except Exception as trouble:
+                if not self._closing.is_set():
+                    log.info("signals are connected again after: %s", trouble)
             if self.wire is not None:
                 self.wire.close()
             while not self._closing.is_set():
@@ -93,6 +94,8 @@ class Ear:
                     log.debug("signals are not connected yet: %s", trouble)
                     self._closing.wait(pause_s * random.uniform(0.5, 1))
                     pause_s = min(2.0, pause_s * 2)
+        if self.wire is not None:
+            self.wire.close()
 
     def _read_on(self) -> None:
         asked = False
@@ -113,14 +116,8 @@ class Ear:
         more = self.wire.sock.recv(65536)
         if not more:
             raise Unavailable("the server closed the connection")
-        data, at = self._data + more, 0
-        try:
-            while at < len(data):
-                reply, at = decode(data, at)
-                self._hear(answered(reply))
-        except Incomplete:
-            pass
-        self._data = data[at:]
+        for reply in self._replies.feed(more):
+            self._hear(answered(reply))
 
     def _hear(self, reply: Any) -> None:
         if isinstance(reply, Exception):

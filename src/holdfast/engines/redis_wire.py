@@ -32,10 +32,6 @@ ACL_HELP = (
 )
 
 
-class Incomplete(Exception):
-    """More bytes are needed."""
-
-
 class Refusal:
     """An error reply."""
 
@@ -98,32 +94,70 @@ def with_texts(bodies: Sequence[Eval]) -> list[bytes]:
 # -- reading
 
 
-def decode(data: bytes, at: int) -> tuple[Any, int]:
-    """The reply that starts at ``at``, and where the next one does. Raises `Incomplete`."""
-    end = data.find(b"\r\n", at)
-    if end < 0:
-        raise Incomplete
-    kind, line, at = data[at], data[at + 1 : end], end + 2
-    if kind == 36:  # $
-        size = int(line)
-        if size < 0:
-            return None, at
-        if len(data) < at + size + 2:
-            raise Incomplete
-        return data[at : at + size], at + size + 2
-    if kind == 58:  # :
-        return int(line), at
-    if kind == 43:  # +
-        return line, at
-    if kind == 45:  # -
-        return Refusal(line.decode(errors="replace")), at
-    if kind == 42:  # *
-        items: list[Any] = []
-        for _ in range(int(line)):
-            item, at = decode(data, at)
-            items.append(item)
-        return items, at
-    raise OutcomeUnknown(f"the server does not speak the Redis protocol: {data[:40]!r}")
+class Replies:
+    """Makes replies of bytes as they come, in whatever pieces: each byte is looked at once."""
+
+    __slots__ = ("_need", "_open", "_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._need = 0  # fewer bytes than this bring nothing new
+        self._open: list[tuple[list[Any], int]] = []  # arrays that are not complete, and their lengths
+
+    def feed(self, piece: bytes) -> list[Any]:
+        """The replies that ``piece`` completed."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size < self._need:
+            return []
+        data = piece if len(self._pieces) == 1 else b"".join(self._pieces)
+        done: list[Any] = []
+        at = 0
+        while True:
+            self._need = 0
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                break
+            kind, line = data[at], data[at + 1 : end]
+            value: Any
+            stop = end + 2
+            if kind == 36:  # $
+                size = int(line)
+                value = None
+                if size >= 0:
+                    stop += size + 2
+                    if len(data) < stop:
+                        self._need = stop - at
+                        break
+                    value = data[end + 2 : stop - 2]
+            elif kind == 58:  # :
+                value = int(line)
+            elif kind == 43:  # +
+                value = line
+            elif kind == 45:  # -
+                value = Refusal(line.decode(errors="replace"))
+            elif kind == 42:  # *
+                value = []
+                if int(line) > 0:
+                    self._open.append((value, int(line)))
+                    at = stop
+                    continue
+            else:
+                raise OutcomeUnknown(f"the server does not speak the Redis protocol: {data[at : at + 40]!r}")
+            at = stop
+            while self._open:
+                items, count = self._open[-1]
+                items.append(value)
+                if len(items) < count:
+                    break
+                value = items
+                self._open.pop()
+            else:
+                done.append(value)
+        rest = data[at:]
+        self._pieces, self._size = ([rest], len(rest)) if rest else ([], 0)
+        return done
 
 
 def answered(reply: Any) -> Any:
