@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("redis")
 
-from holdfast.engines.redis_wire import Refusal, Replies, pack, refused, signal_of  # noqa: E402
-from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported  # noqa: E402
-from holdfast.model import Signal  # noqa: E402
+from holdfast.engines.redis_wire import Refusal, Replies, pack, refused, signal_of
+from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
+from holdfast.model import Signal
 
-STREAM = b"+OK\r\n:-7\r\n$5\r\na\r\nbc\r\n$-1\r\n$0\r\n\r\n*0\r\n*-1\r\n*3\r\n:1\r\n*2\r\n$1\r\nx\r\n*0\r\n+y\r\n-ERR no\r\n:1\r\n"
+STREAM = (
+    b"+OK\r\n:-7\r\n$5\r\na\r\nbc\r\n$-1\r\n$0\r\n\r\n*0\r\n*-1\r\n"
+    b"*3\r\n:1\r\n*2\r\n$1\r\nx\r\n*0\r\n+y\r\n-ERR no\r\n:1\r\n"
+)
 MEANING: list[Any] = [b"OK", -7, b"a\r\nbc", None, b"", [], [], [1, [b"x", []], b"y"], "ERR no", 1]
 
 
