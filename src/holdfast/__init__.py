@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .model import Change
-    from .placement import HashRing
+    from .placement import HashRing, Node
     from .sync import connect
 
 _HOMES = {
     "sync": "connect",
-    "placement": "HashRing",
+    "placement": "HashRing Node",
     "model": "Change",
     "core.waiting": "Queue Spin Poll Backoff",
     "compat": "ConsistentHash DistributedLock",
@@ -54,6 +54,7 @@ __all__ = [
     "HoldfastError",
     "LeaseLost",
     "Misuse",
+    "Node",
     "OutcomeUnknown",
     "Poll",
     "Queue",

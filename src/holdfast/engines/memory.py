@@ -257,7 +257,7 @@ class MemoryEngine:
             return Standing(State.ADMITTED, place.token, waits)
         ends = [p.end for p in stand.places.values() if p.admitted]
         waiting = [p for p in stand.places.values() if not p.admitted]
-        look_in_s = min(ends) - self.clock() if waiting[0] is place else NEVER_S
+        look_in_s = min(ends, default=NEVER_S) - self.clock() if waiting[0] is place else NEVER_S
         return Standing(State.WAITING, place.token, look_in_s=look_in_s)
 
     # -- the cell
@@ -276,6 +276,7 @@ class MemoryEngine:
         if newer:
             cell.fence = fence
             cell.version += 1
+            cell.last_put = ("", CellReply(False))
         return CellReply(newer or fence == stands, cell.version, cell.fence.token, cell.value, (), False, fence.turnstile)
 
     def _put(
