@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from .. import model
 from ..contract import Request
-from ..errors import HoldfastError, Unavailable
+from ..errors import HoldfastError, Misuse, Unavailable
 from ..model import Signal, Turnstile
 from . import sqlite_lifeline, sqlite_signals
 from .sqlite_file import file_mode, live_folder
@@ -79,10 +79,13 @@ class Core:
     def _transact(self, body: Callable[[Desk], T], timeout_s: float, post: Post, *, wait: bool = True) -> T:
         desk: Desk | None = None
 
-        def work(db: sqlite3.Connection) -> T:
+        def work(db: sqlite3.Connection) -> T | Misuse:
             nonlocal desk
             desk = self._desk(db)
-            return body(desk)
+            try:
+                return body(desk)
+            except Misuse as refusal:  # what was swept before it stays swept
+                return refusal
 
         try:
             reply = self._store.run(work, timeout_s, wait=wait)
@@ -92,6 +95,8 @@ class Core:
             if desk is not None and desk.outbox:
                 self._hint(desk, post)
             raise
+        if isinstance(reply, Misuse):
+            raise reply
         return reply
 
     def _desk(self, db: sqlite3.Connection) -> Desk:

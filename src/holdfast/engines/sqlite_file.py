@@ -100,6 +100,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         if layout != LAYOUT:
             raise Misuse(f"{path} has layout {layout}, this holdfast knows {LAYOUT}: use one release for all")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # see sqlite_store: checkpoints have a thread
         connection.execute("PRAGMA journal_size_limit = 8388608")
         _make_live_folder(path)
         _forget_other_boots(connection)

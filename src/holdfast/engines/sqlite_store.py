@@ -5,6 +5,7 @@ One connection and a lock, since threads that have one each meet in SQLite's bus
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -24,6 +25,9 @@ FIRST_PAUSE_S = 0.00003
 MOST_PAUSE_S = 0.002
 MOVED_EVERY_S = 1.0
 
+CHECKPOINT_EVERY = 200
+"""Transactions, of about five pages each; SQLite's own threshold stays as a net for processes that make fewer."""
+
 
 class Busy(Unavailable):
     """Another process or thread is in a transaction; nothing was done."""
@@ -40,6 +44,8 @@ class Store:
         self._closed = False
         # Its ownership is asked, not remembered: an interrupt can come between taking it and noting that.
         self._lock = threading.RLock()
+        self._commits = 0
+        self._checkpointing = threading.Lock()
         _stores.add(self)
 
     @property
@@ -57,13 +63,18 @@ class Store:
         left_s = timeout_s if wait else 0.0
         while True:
             try:
-                return self._hold(work, left_s)
+                result = self._hold(work, left_s)
+                break
             except Busy:
                 left_s = until - time.monotonic()
                 if not wait or left_s <= 0:
                     raise
             time.sleep(min(left_s, pause_s * (0.5 + random.random())))
             pause_s = min(MOST_PAUSE_S, pause_s * 1.5)
+        if self._commits >= CHECKPOINT_EVERY:
+            self._commits = 0
+            threading.Thread(target=self._checkpoint, name="holdfast-checkpoint", daemon=True).start()
+        return result
 
     def _hold(self, work: Callable[[sqlite3.Connection], T], wait_s: float) -> T:
         lock = self._lock
@@ -92,9 +103,19 @@ class Store:
             result = work(connection)
             committing = True
             execute("COMMIT")
+            self._commits += 1
             return result
         except sqlite3.Error as error:
             raise self._translate(error, committing) from error
+
+    def _checkpoint(self) -> None:
+        """Bring the log home, which waits for the disk, so not in anybody's call. On a connection of its own."""
+        if self._checkpointing.acquire(blocking=False):
+            try:
+                with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, timeout=0)) as own:
+                    own.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                self._checkpointing.release()
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:
@@ -159,15 +180,20 @@ class Store:
     def close_for_fork(self) -> bool:
         if self._lock._is_owned() or not self._lock.acquire(timeout=FORK_S):  # type: ignore[attr-defined]
             return False
+        if not self._checkpointing.acquire(timeout=FORK_S):
+            self._lock.release()
+            return False
         self._drop()
         return True
 
     def after_fork(self) -> None:
+        self._checkpointing.release()
         self._lock.release()
 
     def abandon(self) -> None:
         """In the child: a connection that could not be closed in time is neither used nor closed."""
         self._lock = threading.RLock()
+        self._checkpointing = threading.Lock()
         self._closed = True
         self._look_at = 0.0
         if self._connection is not None:
