@@ -1,4 +1,4 @@
-"""What every bench needs: a server of its own, interleaved rounds, ratios with their spread, and what machine it was."""
+"""What every bench needs: a server of its own, interleaved rounds, ratios with their spread, the machine's name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ def redis_server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        command = [binary, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+        command = [
+            binary,
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             while True:

@@ -138,7 +138,9 @@ def table(title: str, rows: dict[str, dict[str, float]]) -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"### {title}", "", "| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c == "Jain" else f"{row[c]:.1f}" for c in columns) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c == "Jain" else f"{row[c]:.1f}" for c in columns) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

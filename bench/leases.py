@@ -99,7 +99,8 @@ def imports() -> str:
         return min(times)
 
     empty, ours = best("pass"), best("import holdfast")
-    return f"- `import holdfast`: {ours * 1e3:.1f} ms beside an empty Python's {empty * 1e3:.1f} ms ({ours / empty:.2f} ×)\n"
+    ratio = ours / empty
+    return f"- `import holdfast`: {ours * 1e3:.1f} ms beside an empty Python's {empty * 1e3:.1f} ms ({ratio:.2f} ×)\n"
 
 
 def main() -> str:
@@ -111,7 +112,7 @@ def main() -> str:
         for kind, times in (("release", 100), ("SIGKILL", 15)):
             found = wakeups(url, kind, times)
             lines.append(
-                f"- SQLite, from the holder's {kind} to the waiter's holding: median {statistics.median(found):.2f} ms, "
+                f"- SQLite, from a holder's {kind} to the waiter's holding: median {statistics.median(found):.2f} ms, "
                 f"p90 {percentile(found, 0.9):.2f} ms (n = {times})\n"
             )
     lines.append(imports())

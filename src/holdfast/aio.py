@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 from .contract import Capabilities, Engine, Scope
 from .core import cell as cells
@@ -39,7 +39,9 @@ class Client:
     child holds nothing.
     """
 
-    def __init__(self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None):
+    def __init__(
+        self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
+    ):
         self._engine = engine
         self._patience_s = patience_s
         self._hooks = tuple(hooks)
@@ -111,7 +113,7 @@ class Client:
             await live.world.link.close()
             await live.world.stop()  # type: ignore[attr-defined]
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -265,7 +267,7 @@ class Lease(leases.LeaseBase):
         """Cancel the running task if the lease is lost before the ``async with`` that it is used in ends."""
         self._guards.append(_CancelOnLost(self))
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -432,8 +434,8 @@ class Partitions:
     ) -> Share:
         """Take part; the share is kept in the background until `Share.leave`.
 
-        ``on_assigned(partition, lease)`` (plain or async) after a partition became ours; ``on_revoked(partition)`` before it is handed
-        over (it waits for the return), or after it was lost.
+        ``on_assigned(partition, lease)`` after a partition became ours; ``on_revoked(partition)`` before it is handed
+        over (it waits for the return), or after it was lost. Both may be plain or async.
         """
         session = self._client.session
         share = sharing.Share[Lease](
@@ -478,7 +480,7 @@ class Share:
         """Hand everything over at once, and go."""
         await self._share.leave()
 
-    async def __aenter__(self) -> Share:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -509,7 +511,7 @@ _inherited: list[Session] = []
 
 def _after_fork() -> None:
     for client in list(_clients):
-        client._after_fork()
+        client._after_fork()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

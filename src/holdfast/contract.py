@@ -76,7 +76,7 @@ class BlockingLink(Protocol):
 
     @property
     def lifeline(self) -> int | None:
-        """A descriptor whose open copies keep this inbox's claims alive, to hand to a child; None where leases alone do."""
+        """A descriptor whose open copies keep this inbox's claims alive, for a child; None where leases alone do."""
         ...
 
     def call(self, request: Request[T], timeout_s: float) -> T: ...

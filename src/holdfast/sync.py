@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 from .contract import Capabilities, Engine, Scope
 from .core import cell as cells
@@ -41,7 +41,9 @@ class Client:
     holds nothing and opens its own connections.
     """
 
-    def __init__(self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None):
+    def __init__(
+        self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
+    ):
         self._engine = engine
         self._patience_s = patience_s
         self._hooks = tuple(hooks)
@@ -115,7 +117,7 @@ class Client:
             drive(live.close())
             live.world.link.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -189,7 +191,9 @@ class Lock:
                 self.release()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.release()
         except LeaseLost as lost:
@@ -264,10 +268,12 @@ class Lease(leases.LeaseBase):
         """Wait until it is lost (True), or released or ``timeout_s`` over (False)."""
         return drive(leases.wait_lost(self._session, self._tenure, timeout_s))
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.release()
         except LeaseLost as lost:
@@ -447,7 +453,7 @@ class Share:
         """Hand everything over at once, and go."""
         drive(self._share.leave())
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -483,7 +489,7 @@ _inherited: list[Session] = []  # a forked child keeps its parent's sessions, so
 
 def _after_fork() -> None:
     for client in list(_clients):
-        client._after_fork()
+        client._after_fork()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

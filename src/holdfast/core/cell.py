@@ -54,7 +54,7 @@ async def open_cell(session: Session, cell: str, tenure: Tenure) -> Opening:
 
 
 async def put(session: Session, opening: Opening, value: bytes | None, changes: Sequence[Change]) -> tuple[bool, ...]:
-    """Write the value (None leaves it) and the entries, all or nothing. Raises `StaleToken` if a newer holder opened it."""
+    """Write the value (None leaves it) and entries, all or nothing. Raises `StaleToken` if a newer holder opened it."""
     for data in (value, *(change.value for change in changes)):
         if data is not None and not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise Misuse(f"a cell holds bytes, not {type(data).__name__}")
@@ -63,9 +63,7 @@ async def put(session: Session, opening: Opening, value: bytes | None, changes: 
     for change in changes:
         check_name(change.key, "key")
     op_id = f"{_RUN}.{next(_numbers):x}"
-    reply = await session.ask(
-        session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes)
-    )
+    reply = await session.ask(session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes))
     if not reply.accepted:
         raise _stale(opening.cell, opening.fence, reply.token)
     opening.version = reply.version
@@ -92,4 +90,6 @@ def _stale(cell: str, fence: Fence, token: int) -> StaleToken:
         return StaleToken(f"the cell {cell!r} was opened again under token {token}: this opening is over")
     if token == 0:
         return StaleToken(f"the cell {cell!r} is gone; open it again to go on")
-    return StaleToken(f"the cell {cell!r} was opened under token {token}; ours is {fence.token}: we are no longer the holder")
+    return StaleToken(
+        f"the cell {cell!r} was opened under token {token}; ours is {fence.token}: we are no longer the holder"
+    )

@@ -194,7 +194,7 @@ async def detach(session: Session, tenure: Tenure) -> str:
 
 
 async def attach(session: Session, text: str) -> Tenure:
-    """Take over a detached claim. Raises `Misuse` for what is not one or is another engine's, `LeaseLost` if it ended."""
+    """Take over a detached claim. Raises `Misuse` for what is none or another engine's, `LeaseLost` if it ended."""
     try:
         if not text.startswith("hf1."):
             raise ValueError(text)

@@ -248,5 +248,3 @@ async def owners(session: Session, name: str, count: int) -> dict[int, str]:
         if reply.admitted:
             found[partition] = reply.admitted[0].owner
     return found
-
-

@@ -11,6 +11,7 @@ from ..errors import Misuse, Unsupported
 from ..model import UNBOUNDED, Turnstile, check_name
 from .waiting import Queue, Strategy
 
+QUEUE = Queue()
 OnBusy = Literal["wait", "skip", "raise"]
 OnUnsure = Literal["pass", "raise"]
 
@@ -53,7 +54,7 @@ class Recipe:
     ttl_s: float = 15.0
     renew: bool = True
     max_hold_s: float | None = None
-    strategy: Strategy = Queue()
+    strategy: Strategy = QUEUE
     reentrant: bool = False
     on_busy: OnBusy = "wait"
     on_unsure: OnUnsure = "pass"
@@ -114,20 +115,30 @@ def _checked(engine: Capabilities, turnstile: Turnstile, weight: int, options: d
     return recipe
 
 
-WORDS = {"blocking": "try_acquire() does not wait", "blocking_timeout": "timeout_s", "timeout": "timeout_s (how long to wait) or ttl_s (the lease)", "expire": "ttl_s", "ttl": "ttl_s"}  # fmt: skip
+WORDS = {
+    "blocking": "try_acquire(), which does not wait",
+    "blocking_timeout": "timeout_s",
+    "timeout": "timeout_s (how long to wait) or ttl_s (the lease)",
+    "expire": "ttl_s",
+    "ttl": "ttl_s",
+}
 
 
 def refuse_foreign_words(options: dict[str, Any]) -> None:
     """A TypeError that names ours, for the words that other libraries use."""
     for word in options:
         if word not in LockOptions.__annotations__:
-            hint = f": here it is {WORDS[word]}" if word in WORDS else f"; known: {', '.join(LockOptions.__annotations__)}"
+            hint = (
+                f": here it is {WORDS[word]}" if word in WORDS else f"; known: {', '.join(LockOptions.__annotations__)}"
+            )
             raise TypeError(f"unexpected option {word!r}{hint}")
 
 
 def check_ttl(engine: Capabilities, ttl_s: float) -> None:
     if not isinstance(ttl_s, (int, float)) or not engine.min_ttl_s <= ttl_s <= 86_400 * 366:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise Misuse(f"ttl_s is {engine.min_ttl_s:g} seconds or more on {engine.engine} (and at most a year), not {ttl_s!r}")
+        raise Misuse(
+            f"ttl_s is {engine.min_ttl_s:g} seconds or more on {engine.engine} (and at most a year), not {ttl_s!r}"
+        )
 
 
 def check_timeout(timeout_s: float | None) -> None:

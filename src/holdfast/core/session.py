@@ -11,8 +11,7 @@ import logging
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .. import model
 from ..contract import Engine, Request
@@ -162,7 +161,7 @@ class Session:
             await self.world.shield(self._give_back(tenure, self.world.now() + CLEANUP_S), CLEANUP_S)
 
     async def _give_back(self, tenure: Tenure, until: float) -> None:
-        """Leave, in a way that a delayed enter cannot undo; what does not succeed by ``until`` the renewer goes on with."""
+        """Leave; what does not succeed by ``until``, the renewer goes on with."""
         self._bequeath(tenure, NEVER_S)
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
         try:
@@ -459,5 +458,3 @@ class Session:
 
 def lost_message(tenure: Tenure) -> str:
     return f"the lease on {tenure.turnstile.address} (token {tenure.token}) was lost: {tenure.why}"
-
-

@@ -24,14 +24,18 @@ def resolve(target: Any, namespace: str, scope: Scope | None) -> Engine:
     if target is None:
         target = "sqlite://"
         if scope in (None, "machine", "process"):
-            log.warning("no engine was named (connect(url) or HOLDFAST_URL): using the embedded one, for this machine only")
+            log.warning(
+                "no engine was named (connect(url) or HOLDFAST_URL): using the embedded one, for this machine only"
+            )
     engine = engine_for(target, namespace)
     reach = ("process", "machine", "fleet")
     if scope is not None and scope not in reach:
         raise Misuse(f"scope is one of {', '.join(reach)}, not {scope!r}")
     has = engine.capabilities.scope
     if scope is not None and reach.index(has) < reach.index(scope):
-        raise Unsupported(f"the {engine.capabilities.engine} engine reaches one {has}, this asks for a {scope}: name a server")
+        raise Unsupported(
+            f"the {engine.capabilities.engine} engine reaches one {has}, this asks for a {scope}: name a server"
+        )
     return engine
 
 

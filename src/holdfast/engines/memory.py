@@ -277,7 +277,9 @@ class MemoryEngine:
             cell.fence = fence
             cell.version += 1
             cell.last_put = ("", CellReply(False))
-        return CellReply(newer or fence == stands, cell.version, cell.fence.token, cell.value, (), False, fence.turnstile)
+        return CellReply(
+            newer or fence == stands, cell.version, cell.fence.token, cell.value, (), False, fence.turnstile
+        )
 
     def _put(
         self, name: str, fence: Fence, version: int, op_id: str, value: bytes | None, changes: Sequence[Change]

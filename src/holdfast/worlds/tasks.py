@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import inspect
 import random
 import threading
@@ -33,10 +34,8 @@ class TaskMailbox:
         if threading.get_ident() == self._thread_id:
             self._wake()
         else:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                pass
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -69,7 +68,9 @@ class Tasks:
 
     random = staticmethod(random.random)
     actor = staticmethod(asyncio.current_task)
-    sleep = staticmethod(asyncio.sleep)
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
 
     async def call(self, request: Request[T], timeout_s: float) -> T:
         return await self.link.call(request, timeout_s)

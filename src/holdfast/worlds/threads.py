@@ -32,11 +32,13 @@ def drive(protocol: Coroutine[Any, Any, T]) -> T:
 class ThreadMailbox:
     """A `SimpleQueue`: its put never blocks and may run inside a finalizer of the thread that holds it."""
 
-    __slots__ = ("_queue", "post")
+    __slots__ = ("_queue",)
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Signal] = queue.SimpleQueue()
-        self.post: Callable[[Signal], None] = self._queue.put
+
+    def post(self, signal: Signal) -> None:
+        self._queue.put(signal)
 
     def get(self, timeout_s: float | None) -> Signal | None:
         try:
