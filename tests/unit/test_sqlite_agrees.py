@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.contract import BlockingLink
 from holdfast.engines.memory import MemoryEngine
 from holdfast.engines.sqlite import SqliteEngine
 from holdfast.errors import Misuse
@@ -27,20 +28,19 @@ class Pair:
 
     def __init__(self, path: Path, namespace: str) -> None:
         self.now = 1000.0
-        tokens = iter(range(1, 1 << 30, 7))
-        self.tokens = [next(tokens)]
-        self.memory = MemoryEngine(clock=lambda: self.now, tokens_us=lambda: self.tokens[0])
+        self.wall_us = 0
+        self.memory = MemoryEngine(clock=lambda: self.now, tokens_us=lambda: self.wall_us)
         self.sqlite = SqliteEngine(path, namespace)
         self.sqlite.clock = lambda: self.now
-        self.sqlite.tokens_us = lambda: self.tokens[0]
-        self.tick = lambda: self.tokens.__setitem__(0, next(tokens))
-        self.links = (self.memory.blocking_link(), self.sqlite.blocking_link())
+        self.sqlite.tokens_us = lambda: self.wall_us
+        links: list[BlockingLink] = [self.memory.blocking_link(), self.sqlite.blocking_link()]
+        self.links = links
         self.heard: tuple[list[Signal], list[Signal]] = ([], [])
         for link, heard in zip(self.links, self.heard, strict=True):
             link.listen(heard.append, lambda: None)
 
     def ask(self, op: str, *args: Any) -> Any:
-        self.tick()
+        self.wall_us += 7
         answers: list[Any] = []
         for engine, link in zip((self.memory, self.sqlite), self.links, strict=True):
             mine = [_of(link.inbox, arg) for arg in args]
@@ -96,7 +96,7 @@ def test_a_random_life_of_turnstiles_is_the_same_on_both(pair: Pair, seed: int) 
         what = chance.random()
         if what < 0.45:
             weight = chance.randint(0 if turnstile.capacity > 1 else 1, turnstile.capacity)
-            claim = Claim(f"c{step}", weight, chance.choice((0.5, 3.0, 50.0)), chance.choice(("mine", "")), "me", b"\x00p")
+            claim = Claim(f"c{step}", weight, chance.choice((0.5, 3, 50)), chance.choice(("mine", "")), "me", b"\0p")
             if chance.random() < 0.1 and known[0] in claims:
                 claim = claims[chance.choice(known)][1]
             claims[claim.id] = (turnstile, claim)
@@ -125,8 +125,8 @@ def test_a_random_life_of_cells_is_the_same_on_both(pair: Pair, seed: int) -> No
     accepted = 0
     for step in range(300):
         cell = chance.choice(NAMES)
-        fence = Fence(chance.choice(("lock:a", "lock:a", "lock:a", "lock:b")), chance.randint(1, 3), chance.choice("xy"),
-                      chance.randint(1, 2))  # fmt: skip
+        turnstile = chance.choice(("lock:a", "lock:a", "lock:a", "lock:b"))
+        fence = Fence(turnstile, chance.randint(1, 3), chance.choice("xy"), chance.randint(1, 2))
         what = chance.random()
         if what < 0.35:
             versions[cell] = pair.ask("open", cell, fence).version

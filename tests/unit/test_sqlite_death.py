@@ -29,10 +29,9 @@ from holdfast.engines.sqlite import SqliteEngine
 from holdfast.model import Claim, Turnstile
 engine = SqliteEngine(Path(sys.argv[1]))
 link = engine.blocking_link()
-for kind, capacity, announces in (("lock", 1, False), ("group", 1 << 30, True)):
-    name = "x" if kind == "lock" else "g"
-    weight = 1 if kind == "lock" else 0
-    link.call(engine.enter(Turnstile(kind, name, capacity, announces), Claim(kind, weight, 600.0, link.inbox), False), 5.0)
+lock, group = Turnstile("lock", "x", 1), Turnstile("group", "g", 1 << 30, announces=True)
+link.call(engine.enter(lock, Claim("lock", 1, 600.0, link.inbox), False), 5.0)
+link.call(engine.enter(group, Claim("group", 0, 600.0, link.inbox), False), 5.0)
 if sys.argv[2:] == ["lifeline"]:
     child = subprocess.Popen(["sleep", "600"], pass_fds=[link.lifeline])
     print(child.pid, flush=True)

@@ -18,7 +18,7 @@ from ..errors import Misuse
 from ..model import CellReply, CellSnapshot, Change, Claim, Fence, Snapshot, Standing, Turnstile
 from . import sqlite_cells as cells
 from . import sqlite_clock
-from .sqlite_core import Core
+from .sqlite_core import Core, transaction
 from .sqlite_link import AsyncSqliteLink, Large, SqliteLink
 from .sqlite_turnstile import Desk
 
@@ -79,7 +79,9 @@ class SqliteEngine:
         if rest == "/:memory:":
             raise Misuse("for an engine in memory connect to memory://")
         if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
-            raise Misuse(f"{url!r}: sqlite:// takes the absolute path of a file and no options, sqlite:///path/to/file.db")
+            raise Misuse(
+                f"{url!r}: sqlite:// takes the absolute path of a file and no options, sqlite:///path/to/file.db"
+            )
         if "%" in rest:
             from urllib.parse import unquote
 
@@ -100,40 +102,40 @@ class SqliteEngine:
         return Core(self.path, self.prefix, self.clock, self.tokens_us)
 
     def ping(self) -> Request[None]:
-        return Request("ping", lambda desk: None, _same)
+        return transaction("ping", lambda desk: None)
 
     def enter(self, turnstile: Turnstile, claim: Claim, nowait: bool) -> Request[Standing]:
-        return Request("enter", lambda desk: desk.enter(turnstile, claim, nowait), _same)
+        return transaction("enter", lambda desk: desk.enter(turnstile, claim, nowait))
 
     def leave(self, turnstile: Turnstile, claim_id: str, bury: bool) -> Request[bool]:
-        return Request("leave", lambda desk: desk.leave(turnstile, claim_id, bury), _same)
+        return transaction("leave", lambda desk: desk.leave(turnstile, claim_id, bury))
 
     def renew(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Request[dict[str, Standing]]]:
         for start in range(0, len(items), RENEW_BATCH):
             yield _renew(items[start : start + RENEW_BATCH])
 
     def look(self, turnstile: Turnstile) -> Request[Snapshot]:
-        return Request("look", lambda desk: desk.look(turnstile), _same)
+        return transaction("look", lambda desk: desk.look(turnstile))
 
     def list(self, prefix: str) -> Request[list[Turnstile]]:
-        return Request("list", Large(lambda desk: desk.list(prefix)), _same)
+        return transaction("list", Large(lambda desk: desk.list(prefix)))
 
     def open(self, cell: str, fence: Fence) -> Request[CellReply]:
-        return Request("open", self._cell(cells.open_cell, cell, fence), _same)
+        return transaction("open", self._cell(cells.open_cell, cell, fence))
 
     def put(
         self, cell: str, fence: Fence, version: int, op_id: str, value: bytes | None, changes: Sequence[Change]
     ) -> Request[CellReply]:
         size = len(value or b"") + sum(len(change.value or b"") + 256 for change in changes)
         body = self._cell(cells.put, cell, fence, version, op_id, value, changes)
-        return Request("put", Large(body) if size > LARGE_BYTES else body, _same)
+        return transaction("put", Large(body) if size > LARGE_BYTES else body)
 
     def read(self, cell: str, keys: Sequence[str] | None) -> Request[CellSnapshot]:
         body = self._cell(cells.read, cell, keys)
-        return Request("read", Large(body) if keys is None or len(keys) > 64 else body, _same)
+        return transaction("read", Large(body) if keys is None or len(keys) > 64 else body)
 
     def drop(self, cell: str) -> Request[bool]:
-        return Request("drop", Large(self._cell(cells.drop, cell)), _same)
+        return transaction("drop", Large(self._cell(cells.drop, cell)))
 
     def _cell(self, operation: Callable[..., T], cell: str, *args: Any) -> Callable[[Desk], T]:
         name = self.prefix + cell
@@ -141,11 +143,7 @@ class SqliteEngine:
 
 
 def _renew(items: Sequence[tuple[Turnstile, Claim]]) -> Request[dict[str, Standing]]:
-    return Request("renew", lambda desk: desk.renew(items), _same)
-
-
-def _same(reply: T) -> T:
-    return reply
+    return transaction("renew", lambda desk: desk.renew(items))
 
 
 def _wall_us() -> float:

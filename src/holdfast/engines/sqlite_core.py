@@ -34,6 +34,15 @@ OPEN_S = 5.0
 CLOSE_S = 1.0
 
 
+def transaction(op: str, body: Callable[[Desk], T]) -> Request[T]:
+    """A request that is this one transaction."""
+    return Request(op, body, _as_it_is)
+
+
+def _as_it_is(reply: T) -> T:
+    return reply
+
+
 class Core:
     """One user of the file. ``prefix`` comes before every name; ``clock`` in seconds, ``tokens_us`` in µs."""
 
@@ -151,12 +160,12 @@ class Core:
 
     def watch(self, turnstile: Turnstile) -> Request[None]:
         self._watched.add(turnstile.address)
-        return Request("watch", lambda desk: desk.watch(turnstile), _none)
+        return transaction("watch", lambda desk: desk.watch(turnstile))
 
     def unwatch(self, turnstile: Turnstile) -> Request[None]:
         self._watched.discard(turnstile.address)
         self.listener.vigil.forget(Signal(model.CHANGED, turnstile.address))
-        return Request("unwatch", lambda desk: desk.unwatch(turnstile.address, self.inbox), _none)
+        return transaction("unwatch", lambda desk: desk.unwatch(turnstile.address, self.inbox))
 
     # -- opening and closing
 
@@ -169,7 +178,7 @@ class Core:
                 return self._post
             if self._closed:
                 raise Unavailable("this link is closed")
-            self._store.run(_none, timeout_s)
+            self._store.run(_open_it, timeout_s)
             try:
                 mode = file_mode(self._path)
                 if self._lifeline is None:
@@ -204,5 +213,5 @@ class Core:
             self._store.close(CLOSE_S)
 
 
-def _none(_: object) -> None:
+def _open_it(_: sqlite3.Connection) -> None:
     return None

@@ -16,9 +16,9 @@ from . import sqlite_clock
 APPLICATION_ID = 0x486F6C64  # "Hold"
 
 NETWORK = frozenset(
-    ("9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "gfs", "gfs2", "glusterfs", "gpfs",
-     "lustre", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "osxfs", "pnfs", "prl_fs", "sharefs", "smb2",
-     "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "webdav")
+    {"9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "gfs", "gfs2", "glusterfs", "gpfs"}
+    | {"lustre", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "osxfs", "pnfs", "prl_fs", "sharefs", "smb2"}
+    | {"smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "webdav"}
 )
 """File systems that other machines (or the host of this virtual one) may write to: locks do not hold there."""
 

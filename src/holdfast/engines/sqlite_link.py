@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..contract import Deliver, Request
 from ..errors import HoldfastError
@@ -20,15 +20,15 @@ T = TypeVar("T")
 THREADS = 4
 
 
-class Large:
+class Large(Generic[T]):
     """A body that may take long: not for an event loop's own thread."""
 
     __slots__ = ("_body",)
 
-    def __init__(self, body: Callable[[Desk], Any]) -> None:
+    def __init__(self, body: Callable[[Desk], T]) -> None:
         self._body = body
 
-    def __call__(self, desk: Desk) -> Any:
+    def __call__(self, desk: Desk) -> T:
         return self._body(desk)
 
 

@@ -39,12 +39,15 @@ class Listener:
 
     def bind(self, post: Post, deliver: Deliver, look_again: Callable[[], None]) -> socket.socket | None:
         """A socket that from now on receives; None where there is one already."""
+        if self._post is not None:
+            return None
         with self._binding:
             self._deliver, self._look_again = deliver, look_again
             if post.receiver is not None:
                 return None
+            receiver = post.bind()
             self._post = post
-            return post.bind()
+            return receiver
 
     def receive(self, signal: Signal) -> None:
         deliver = self._deliver

@@ -22,6 +22,9 @@ from ..errors import Misuse
 from ..model import Signal
 
 SUFFIX = ".s"
+UNIX = os.name == "posix"
+"""Whether there are datagram sockets with a path; else loopback UDP, and a secret beside the file to know ours by."""
+
 PATH_BYTES = 100  # what every system takes as the path of a socket
 PER_DATAGRAM = 64
 FULL = 8
@@ -37,7 +40,7 @@ class Post:
         self._folder = folder
         self._inbox = inbox
         self._mode = mode
-        self._unix = hasattr(socket, "AF_UNIX") and os.name != "nt"
+        self._unix = UNIX
         self._short = folder if not self._unix else _short(folder, len(inbox) + len(SUFFIX) + 1)
         self._nonce = b""
         self._sender = self._socket()

@@ -73,7 +73,8 @@ class Store:
             pause_s = min(MOST_PAUSE_S, pause_s * 1.5)
         if self._commits >= CHECKPOINT_EVERY:
             self._commits = 0
-            threading.Thread(target=self._checkpoint, name="holdfast-checkpoint", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread to be had, as at the interpreter's end
+                threading.Thread(target=self._checkpoint, name="holdfast-checkpoint", daemon=True).start()
         return result
 
     def _hold(self, work: Callable[[sqlite3.Connection], T], wait_s: float) -> T:
@@ -81,16 +82,20 @@ class Store:
         if lock._is_owned():  # type: ignore[attr-defined]
             raise Unavailable("called from inside a call of the same thread (a signal handler or a finalizer)")
         try:
-            if not lock.acquire(timeout=max(0.0, wait_s)):
-                raise Busy(f"other threads kept {self.path} busy")
-            return self._transact(work)
-        finally:
-            if lock._is_owned():  # type: ignore[attr-defined]
-                try:
-                    if self._connection is not None and self._connection.in_transaction:
-                        self._roll_back(self._connection)
-                finally:
-                    lock.release()
+            try:
+                if not lock.acquire(timeout=max(0.0, wait_s)):
+                    raise Busy(f"other threads kept {self.path} busy")
+                return self._transact(work)
+            finally:
+                self._let_go()
+        finally:  # an interrupt may have hit the line above
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            if self._connection is not None and self._connection.in_transaction:
+                self._roll_back(self._connection)
+            self._lock.release()
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         committing = False
@@ -112,7 +117,8 @@ class Store:
         """Bring the log home, which waits for the disk, so not in anybody's call. On a connection of its own."""
         if self._checkpointing.acquire(blocking=False):
             try:
-                with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, timeout=0)) as own:
+                existing = self.path.as_uri() + "?mode=rw"
+                with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(existing, uri=True)) as own:
                     own.execute("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
                 self._checkpointing.release()
