@@ -1,0 +1,63 @@
+# GNU make 3.81, as macOS has it, is enough. Every target does its own set-up.
+
+VENV        ?= .venv
+PYTHON      ?=
+ENGINE      ?=
+PYTEST_ARGS ?=
+
+BIN  = $(VENV)/bin
+CODE = src bench tools tests
+
+EXTRAS_demo  = all
+EXTRAS_test  = all,test
+EXTRAS_check = all,test,dev
+EXTRAS_bench = all,bench
+
+# In CI nothing may be skipped; elsewhere pytest counts what was, and says why.
+NO_SKIPS = $(if $(filter-out 0 false,$(CI)),-p tools.no_skips)
+PYTEST   = $(BIN)/python -m pytest -n 2 --dist loadfile $(NO_SKIPS)
+
+.PHONY: help venv demo test long servers check bench docs clean
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PYTHON=/path/to/python  VENV=folder  PYTEST_ARGS='-k fence'"
+
+venv: $(VENV)/.ready-check ## a virtual environment with all that development needs
+
+demo: $(VENV)/.ready-demo ## the main job on real files, with a worker killed and one paused (ENGINE=redis://…)
+	@$(BIN)/holdfast demo $(if $(ENGINE),--engine '$(ENGINE)')
+
+test: $(VENV)/.ready-test ## all tests but the slow ones, on two cores (PYTEST_ARGS=…)
+	@sh tools/servers.sh --if-possible
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+long: $(VENV)/.ready-test ## the slow tests
+	@sh tools/servers.sh --if-possible
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
+
+servers: ## install the servers that tests start by themselves (their services stay off)
+	@sh tools/servers.sh
+
+check: $(VENV)/.ready-check ## style, format and types: ruff, mypy, pyright
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.ready-bench ## measure beside the peers; prints ratios
+	@$(BIN)/python -m bench
+
+docs: $(VENV)/.ready-demo ## see that every link in the docs leads somewhere
+	@$(BIN)/python tools/links.py
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment; a stamp for each set of extras that was put into it.
+$(VENV)/.ready-%: pyproject.toml tools/venv.sh
+	@PYTHON='$(PYTHON)' sh tools/venv.sh '$(VENV)' '$(EXTRAS_$*)'
+	@touch '$@'
