@@ -350,7 +350,8 @@ class Member:
                         part.look_at = NEVER_S
                         part.running += 1
                         return part, [], 0
-                for part in parts:
+                # Youngest first, since the oldest are handed over first: so a hand-over seldom waits for what runs.
+                for part in reversed(parts):
                     batch, tries = part.take(self._command.batch, now)
                     if batch:
                         part.running += 1

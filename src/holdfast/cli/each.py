@@ -1,0 +1,200 @@
+"""``holdfast each``: spread lines of input over every process that runs the same job."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable
+from typing import IO, Any
+
+import click
+
+from ..errors import Misuse
+from ..fleet.each_exec import CannotRun, Command
+from ..fleet.each_items import Item, read_items
+from ..fleet.each_store import PARTITIONS, Store
+from ..fleet.each_worker import Member, Progress, Settings, Summary
+from ..sync import Client
+
+HELP = """\
+Run CMD once for each line of input, shared among all who run the same JOB.
+
+\b
+  find . -name '*.wav' | holdfast each encode -- flac -s {}
+  holdfast each thumbs --input files.txt --workers 4 --batch 50 -- ./thumbs.sh {}
+  holdfast each encode -- flac -s {}           # on another machine: join in, no input needed
+  holdfast each encode --results               # what was recorded, as JSON lines
+
+Start it in as many processes on as many machines as you like, at any time: each owns a share of the items, and who
+comes, goes or dies only moves its own. Each item is a line and its how-many-th occurrence; empty lines are none. The
+job's input is the union over its members: the same list given twice is run once. A terminal is no input.
+
+An argument {} becomes the item; no shell is involved, so spaces and quotes are safe. With --batch N, {} becomes up to
+N items of one partition at once, as with xargs, and a batch that fails is tried again item by item. CMD's input is
+empty, and HOLDFAST_TOKEN in its environment is the fencing token of its items' owner.
+
+Completions are recorded on the engine. So a member that dies is replaced, and after all were killed the same line
+goes on where they stopped. An item that was running when its member crashed (or lost touch with the engine) is run
+again: CMD runs AT LEAST ONCE for each item. EXACTLY ONE completion is recorded for each: the record is written once,
+under the token of the item's owner, and a member that was paused past its lease is refused. A finished job run again
+does nothing, unless there are new lines, or with --again.
+
+\b
+Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not found; 130, 143 ended by Ctrl-C, SIGTERM.
+"""
+
+
+@click.command("each", help=HELP, short_help="Run CMD for each line of input, shared among machines.")
+@click.argument("job")
+@click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
+@click.option("--workers", "-w", type=click.IntRange(1), help="CMDs at once in this process.  [default: its CPUs]")
+@click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items for one CMD, at most.")
+@click.option(
+    "--partitions", type=click.IntRange(1, 4096), help=f"Shares of the job, fixed when it begins.  [default: {PARTITIONS}]"
+)
+@click.option("--ttl", type=float, default=15.0, show_default=True, help="Seconds until a silent member is replaced.")
+@click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="Further tries of a failing item.")
+@click.option("--keep-going", "-k", is_flag=True, help="Go on after an item failed for good; without, the job stops.")
+@click.option("--again", is_flag=True, help="Run a finished job afresh (an unfinished one is joined).")
+@click.option("--input", "source", type=click.File("rb"), help="Read items from this file and not from stdin.")
+@click.option("--collect", is_flag=True, help="Record what CMD prints (4 KiB an item; with --batch a line for each).")
+@click.option("--results", is_flag=True, help="Print the recorded results as JSON lines (with CMD: --collect, then this).")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@engine_options
+def command(
+    client: Client,
+    job: str,
+    cmd: tuple[str, ...],
+    workers: int | None,
+    batch: int,
+    partitions: int | None,
+    ttl: float,
+    retries: int,
+    keep_going: bool,
+    again: bool,
+    source: IO[bytes] | None,
+    collect: bool,
+    results: bool,
+    as_json: bool,
+) -> None:
+    if results and as_json:
+        raise Misuse("--results prints JSON lines by itself, --json the summary: give one of them")
+    store = Store(client, job, ttl)
+    if results and not cmd:
+        print_results(store)
+        return
+    run = Command(cmd, batch, collect or results)
+    settings = Settings(workers or os.cpu_count() or 1, partitions, retries, keep_going, again)
+    try:
+        run.check()  # before the input is read: that may take long
+        items = read_input(source)
+        with progress() as show:
+            member = Member(store, run, settings, items, tell=say, show=show)
+            with signals_to(member):
+                summary = member.run()
+    except CannotRun as trouble:
+        say(str(trouble))
+        sys.exit(trouble.code)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary)))
+    else:
+        print_summary(summary)
+    if results:
+        print_results(store)
+    sys.exit(exit_code(summary))
+
+
+def read_input(source: IO[bytes] | None) -> list[Item]:
+    """The items of ``source``, else of stdin; none where that is a terminal or closed."""
+    lines: Iterable[bytes] = ()
+    if source is not None:
+        lines = source
+    elif sys.stdin is not None and not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        lines = sys.stdin.buffer
+    return read_items(lines)
+
+
+def say(line: str) -> None:
+    """A line for people."""
+    click.echo(f"holdfast: {line}", err=True)
+
+
+@contextlib.contextmanager
+def signals_to(member: Member) -> Generator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the member in order, where they are not ignored (nohup, &)."""
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in found}
+    heard = [one for one in found if before[one] is not signal.SIG_IGN]
+    for one in heard:
+        signal.signal(one, lambda signum, frame: member.interrupt(signum))
+    try:
+        yield
+    finally:
+        for one in heard:
+            signal.signal(one, before[one])
+
+
+@contextlib.contextmanager
+def progress() -> Generator[Callable[[Progress], None] | None]:
+    """A progress bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task("joining", total=None)
+
+        def show(seen: Progress) -> None:
+            failed = f", {seen.failed} failed" if seen.failed else ""
+            text = f"{seen.running} running here, {seen.partitions} partitions ours{failed}"
+            bar.update(task, total=seen.items, completed=seen.done, description=text)
+
+        yield show
+
+
+def print_summary(summary: Summary) -> None:
+    """To stderr: stdout is CMD's."""
+    if summary.status == "nothing to do":
+        say(f"{summary.job}: nothing to do: no items were given, here or before")
+        return
+    happened = {"stopped": "given up, since another member's item failed", "failed": "given up, since an item failed"}
+    say(f"{summary.job}: {happened.get(summary.status, summary.status)} after {summary.seconds:.1f} s")
+    counts = {
+        "items": summary.items,
+        "done here": summary.done,
+        "by others": summary.done_by_others,
+        "before": summary.done_before,
+        "taken over": summary.taken_over,
+        "refused": summary.refused,
+        "failed": summary.failed,
+    }
+    click.echo("  " + " · ".join(f"{name} {count}" for name, count in counts.items()), err=True)
+    for failure in summary.failures:
+        click.echo(f"  failed: {shown(failure)}", err=True)
+    if summary.failed > len(summary.failures):
+        click.echo(f"  … and {summary.failed - len(summary.failures)} more", err=True)
+
+
+def shown(failure: dict[str, Any]) -> str:
+    nth = f" (occurrence {failure['occurrence']})" if failure["occurrence"] > 1 else ""
+    note = f": {failure['note']}" if "note" in failure else ""
+    return f"{failure['item']!r}{nth}, exit code {failure['code']} after {failure['attempts']} tries{note}"
+
+
+def print_results(store: Store) -> None:
+    for result in store.results():
+        click.echo(json.dumps(result))
+
+
+def exit_code(summary: Summary) -> int:
+    if summary.signal:
+        return 128 + summary.signal
+    return 1 if summary.failed or summary.status in ("failed", "stopped") else 0
