@@ -26,7 +26,7 @@ from typing import Any
 
 from ..errors import AcquireTimeout, HoldfastError, Unavailable, Unsupported
 from ..sync import Client, connect
-from .each_store import Store, Tally
+from .each_store import Store
 
 PROGRAM = (sys.executable, "-m", "holdfast")
 WORKERS = (1, 2, 3, 4)
@@ -38,16 +38,16 @@ RUNS_FREE = 3
 PATIENCE_S = 60.0
 """How long any one step may take before the demo gives up, and says which."""
 
-# A worker's command. Its folder is $0, its number $1. It begins once all workers are there; and a worker that has a
-# gate waits at it after a few batches, with one in hand, so that it is surely at work when it comes to harm.
+# A worker's command. The folder is $0, the worker's number $1. A worker that has a gate waits at it after a few
+# batches, with one in hand, so that it is surely at work when it comes to harm. The others are slow until then, a second
+# a batch, so that they cannot have finished all before.
 COMMAND = """
-home=$0 me=$1; shift
-while [ -d "$home" ] && [ ! -e "$home/start" ]; do sleep 0.05; done
+home=$0 me=$1 n=0; shift
 echo >> "$home/runs.$me"
+while [ -e "$home/slow.$me" ] && [ $n -lt 20 ]; do n=$((n + 1)); sleep 0.05; done
 if [ $(wc -l < "$home/runs.$me") -gt %d ]; then
   while [ -e "$home/gate.$me" ]; do : > "$home/waiting.$me"; sleep 0.05; done
 fi
-sleep 0.02
 exec "$@"
 """
 
@@ -139,21 +139,21 @@ class _Tour:
         files = library_files()
         self.report.files = len(files)
         (self.folder / "files").write_bytes(b"".join(file + b"\n" for file in files))
-        for number in (KILLED, PAUSED):
-            (self.folder / f"gate.{number}").touch()
         for number in WORKERS:
+            (self.folder / f"{'gate' if number in (KILLED, PAUSED) else 'slow'}.{number}").touch()
             self.workers[number] = self._start(number)
-        self._until("all four workers share the files", self._all_own)
-        self.event(f"{len(WORKERS)} workers share {len(files)} files of {os.fsdecode(os.path.dirname(files[0]))}")
-        (self.folder / "start").touch()
+        self._until("all four workers share the files", self._all_share)
+        self.event(f"{len(WORKERS)} workers share {len(files)} files of {sysconfig.get_path('stdlib')}")
+        for slow in self.folder.glob("slow.*"):
+            slow.unlink()
 
-        self._until(f"{KILL_AT:.0%} are recorded", lambda: self._reached(KILL_AT, KILLED))
+        self._until(f"{KILL_AT:.0%} are recorded", lambda: self._reached(KILL_AT))
         self.workers[KILLED].send_signal(signal.SIGKILL)
         self.workers[KILLED].wait()
         (self.folder / f"gate.{KILLED}").unlink()
         self.event(f"worker {KILLED} is killed (SIGKILL) with {BATCH} files or fewer in hand")
 
-        self._until(f"{PAUSE_AT:.0%} are recorded", lambda: self._reached(PAUSE_AT, PAUSED))
+        self._until(f"{PAUSE_AT:.0%} are recorded", lambda: self._reached(PAUSE_AT))
         self._pause(self.workers[PAUSED])
         (self.folder / f"gate.{PAUSED}").unlink()  # its command ends now, and nobody is awake to record that
         self.event(f"worker {PAUSED} is paused (SIGSTOP) with results in hand, past its lease of {TTL_S:g} s")
@@ -210,26 +210,22 @@ class _Tour:
         except Unavailable:  # a paused worker may hold up a file for a moment
             return False
 
-    def _tally(self) -> Tally | None:
-        state = self.store.state()
-        return None if state is None else self.store.tally(state)
-
     def _count(self) -> int:
-        tally = self._tally()
-        return 0 if tally is None else tally.done
-
-    def _all_own(self) -> bool:
         state = self.store.state()
-        if state is None or self._count_published() < self.report.files:
-            return False
-        return len(set(self.store.members(state).owners().values())) == len(WORKERS)
+        return 0 if state is None else self.store.tally(state).done
 
-    def _count_published(self) -> int:
-        tally = self._tally()
-        return 0 if tally is None else tally.items
+    def _all_share(self) -> bool:
+        """All are members, all files are published, and those who will come to harm are at their gates."""
+        state = self.store.state()
+        return (
+            state is not None
+            and all((self.folder / f"waiting.{number}").exists() for number in (KILLED, PAUSED))
+            and len(self.store.members(state).members()) == len(WORKERS)
+            and self.store.tally(state).items == self.report.files
+        )
 
-    def _reached(self, share: float, worker: int) -> bool:
-        return self._count() >= share * self.report.files and (self.folder / f"waiting.{worker}").exists()
+    def _reached(self, share: float) -> bool:
+        return self._count() >= share * self.report.files
 
     def _pause(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGSTOP it where it holds up nobody: one stopped inside a write would keep the embedded file to itself."""
