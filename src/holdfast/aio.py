@@ -63,12 +63,14 @@ class Client:
     def _open(self) -> Session:
         if self._closed:
             raise Misuse("this client was closed; connect() again")
+        session = self._live[asyncio.get_running_loop()] = self._new_session()
+        return session
+
+    def _new_session(self) -> Session:
         world = Tasks(self._engine.async_link())
-        session = Session(
+        return Session(
             self._engine, world, patience_s=self._patience_s, owner=self._owner or whoami(), hooks=self._hooks
         )
-        self._live[asyncio.get_running_loop()] = session
-        return session
 
     def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
         """A mutex: one holder at a time. Options: `LockOptions`."""

@@ -68,11 +68,14 @@ class Client:
             if self._closed:
                 raise Misuse("this client was closed; connect() again")
             if self._live is None:
-                world = Threads(self._engine.blocking_link())
-                self._live = Session(
-                    self._engine, world, patience_s=self._patience_s, owner=self._owner or whoami(), hooks=self._hooks
-                )
+                self._live = self._new_session()
             return self._live
+
+    def _new_session(self) -> Session:
+        world = Threads(self._engine.blocking_link())
+        return Session(
+            self._engine, world, patience_s=self._patience_s, owner=self._owner or whoami(), hooks=self._hooks
+        )
 
     def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
         """A mutex: one holder at a time. Options: `LockOptions`."""
