@@ -52,17 +52,15 @@ Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not fou
 @click.argument("job")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
 @click.option("--workers", "-w", type=click.IntRange(1), help="CMDs at once in this process.  [default: its CPUs]")
-@click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items for one CMD, at most.")
-@click.option(
-    "--partitions", type=click.IntRange(1, 4096), help=f"Shares of the job, fixed when it begins.  [default: {PARTITIONS}]"
-)
+@click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items per CMD, at most.")
+@click.option("--partitions", type=click.IntRange(1, 4096), help=f"Shares of a new job, then fixed.  [default: {PARTITIONS}]")
 @click.option("--ttl", type=float, default=15.0, show_default=True, help="Seconds until a silent member is replaced.")
 @click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="Further tries of a failing item.")
 @click.option("--keep-going", "-k", is_flag=True, help="Go on after an item failed for good; without, the job stops.")
 @click.option("--again", is_flag=True, help="Run a finished job afresh (an unfinished one is joined).")
 @click.option("--input", "source", type=click.File("rb"), help="Read items from this file and not from stdin.")
 @click.option("--collect", is_flag=True, help="Record what CMD prints (4 KiB an item; with --batch a line for each).")
-@click.option("--results", is_flag=True, help="Print the recorded results as JSON lines (with CMD: --collect, then this).")
+@click.option("--results", is_flag=True, help="Print what was recorded as JSON lines; with CMD, --collect too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @engine_options
 def command(

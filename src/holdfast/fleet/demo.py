@@ -39,8 +39,8 @@ PATIENCE_S = 60.0
 """How long any one step may take before the demo gives up, and says which."""
 
 # A worker's command. The folder is $0, the worker's number $1. A worker that has a gate waits at it after a few
-# batches, with one in hand, so that it is surely at work when it comes to harm. The others are slow until then, a second
-# a batch, so that they cannot have finished all before.
+# batches, with one in hand, so that it is surely at work when it comes to harm. The others are slow until all are
+# there, a second a batch, so that they cannot have finished before.
 COMMAND = """
 home=$0 me=$1 n=0; shift
 echo >> "$home/runs.$me"
@@ -62,6 +62,7 @@ class Report:
 
     events: list[tuple[float, int, str]] = field(default_factory=list[tuple[float, int, str]])
     files: int = 0
+    recorded: int = 0
     workers: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
     checks: list[tuple[str, str, bool]] = field(default_factory=list[tuple[str, str, bool]])
     seconds: float = 0.0
@@ -171,7 +172,9 @@ class _Tour:
             self.event("a wrong digest is planted, to see whether the audit finds it")
         expected = digests(files)
         self.event("all files are hashed once more, one after the other, to compare")
-        self.report.checks = audit(expected, list(self.store.results()), self.report.workers)
+        records = list(self.store.results())
+        self.report.recorded = len(records)
+        self.report.checks = audit(expected, records, self.report.workers)
         self.report.seconds = time.monotonic() - self.started
         return self.report
 
