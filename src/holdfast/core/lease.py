@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..errors import LeaseLost, Misuse
+from ..errors import HoldfastError, LeaseLost, Misuse
 from ..model import NEVER_S, Claim, State, Turnstile
 from .recipe import Recipe, check_timeout
 from .session import Session, lost_message
@@ -35,6 +35,9 @@ async def acquire(session: Session, tenure: Tenure, strategy: Strategy, timeout_
     started = session.world.now()
     try:
         await strategy.take(session, tenure, NEVER_S if timeout_s is None else started + timeout_s)
+    except HoldfastError:  # the caller's time or patience is spent: try once, the renewer does the rest
+        await session.undo(tenure, 0.0)
+        raise
     except BaseException:
         await session.undo(tenure)
         raise
@@ -46,6 +49,9 @@ async def try_acquire(session: Session, tenure: Tenure) -> bool:
     started = session.world.now()
     try:
         standing = await session.enter(tenure, nowait=True)
+    except HoldfastError:
+        await session.undo(tenure, 0.0)
+        raise
     except BaseException:
         await session.undo(tenure)
         raise

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from .. import model
 from ..contract import Engine, Request
-from ..errors import HoldfastError, LeaseLost, OutcomeUnknown, Unavailable
+from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailable
 from ..hooks import Event, Hook, emit
 from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
 from ..world import Mailbox, World
@@ -83,11 +83,17 @@ class Session:
         The tenure is kept from before the request is sent, so no signal can come too early for it. An id that was
         given up elsewhere (evicted) is replaced by a fresh one.
         """
+        self._refuse_closed()
         if tenure.first_sent is None:
             tenure.first_sent = self.world.now()
         sent = tenure.first_sent  # an answer to a resend may speak of the first try
         self.tenures[tenure.claim.id] = tenure
-        standing = await self.ask(self.engine.enter(tenure.turnstile, tenure.claim, nowait), give_up_at, tenure)
+        try:
+            standing = await self.ask(self.engine.enter(tenure.turnstile, tenure.claim, nowait), give_up_at, tenure)
+        except Unavailable:
+            if not tenure.unknown and tenure.deadline == NEVER_S:
+                tenure.first_sent = None  # surely nothing was done, so there is nothing to undo
+            raise
         if standing.state is State.ADMITTED or standing.state is State.WAITING:
             tenure.acknowledge(sent, standing)
             self._expect(tenure)
@@ -103,6 +109,7 @@ class Session:
 
     async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
         """Renew this claim now and see where it stands; GONE where the engine does not know it."""
+        self._refuse_closed()
         sent = self.world.now()
         (request,) = self.engine.renew([(tenure.turnstile, tenure.claim)])
         standing = (await self.ask(request, give_up_at))[tenure.claim.id]
@@ -113,6 +120,10 @@ class Session:
             tenure.acknowledge(sent, standing)
             self._expect(tenure)
         return standing
+
+    def _refuse_closed(self) -> None:
+        if self.closing:
+            raise Misuse("this client was closed")
 
     def hold(self, tenure: Tenure, started: float) -> None:
         """Its owner has seen that it is admitted, ``started`` being when it began to ask."""
@@ -152,13 +163,16 @@ class Session:
             tenure.ended, tenure.why = "lost", f"{self.engine.capabilities.engine} no longer knew it at its release"
             raise LeaseLost(lost_message(tenure))
 
-    async def undo(self, tenure: Tenure) -> None:
-        """Give back whatever an unfinished acquire or release may have left, whatever interrupts us meanwhile."""
+    async def undo(self, tenure: Tenure, patience_s: float = CLEANUP_S) -> None:
+        """Give back whatever an unfinished acquire or release may have left, whatever interrupts us meanwhile.
+
+        One try at least, and more for up to ``patience_s``; then the renewer goes on with it.
+        """
         self.tenures.pop(tenure.claim.id, None)
         if not tenure.ended:
             self._end(tenure, "given up")
         if tenure.first_sent is not None:
-            await self.world.shield(self._give_back(tenure, self.world.now() + CLEANUP_S), CLEANUP_S)
+            await self.world.shield(self._give_back(tenure, self.world.now() + patience_s), CLEANUP_S)
 
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
@@ -440,6 +454,7 @@ class Session:
             if self.tenures.pop(tenure.claim.id, None) is not None:
                 self._end(tenure, "released", "its client was closed")
                 self._bequeath(tenure, now)
+                tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))  # nobody waits on a closed client
         self.nudge()
         while self.graves and self.world.now() < now + min(self.patience_s, CLOSE_S):
             await self._give_back_due(self.world.now())
