@@ -1,5 +1,6 @@
 """Members of a job, in threads on the memory engine: who runs what, what is recorded, and when it is over."""
 
+import copy
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from holdfast.contract import Request
 from holdfast.core.partitions import partition_turnstile
 from holdfast.engines.memory import MemoryEngine, MemoryLink
-from holdfast.errors import Misuse, OutcomeUnknown
+from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown
 from holdfast.fleet.each_exec import CannotRun, Command
 from holdfast.fleet.each_items import read_items
 from holdfast.fleet.each_store import Counters, JobState, Store
@@ -424,6 +425,29 @@ def test_items_whose_owner_died_are_counted_as_taken_over(fleet: Fleet, died: bo
         usurper.lease.release()
     summary = fleet.member(name="heir", partitions=1).run()
     assert (summary.done, summary.taken_over) == (left, left if died else 0)
+
+
+def test_a_job_that_the_engine_has_lost_is_an_error(fleet: Fleet) -> None:
+    member = fleet.member(lines(30), fleet.logging("sleep 0.02"), workers=1)
+    until_lost = threading.Thread(target=lambda: (until(lambda: len(fleet.ran) > 3), fleet.engine.cells.clear()))
+    until_lost.start()
+    with pytest.raises(HoldfastError, match="has lost job"):
+        member.run()
+    until_lost.join()
+
+
+def test_completions_that_the_engine_forgot_are_made_again(fleet: Fleet) -> None:
+    """As after a server came back with an older copy of its data, leases included."""
+    member = fleet.start(fleet.member(lines(12), fleet.logging("sleep 0.05"), workers=1, partitions=1))
+    until(lambda: len(fleet.ran) > 3)
+    with fleet.engine.lock:
+        older = copy.deepcopy(fleet.engine.cells)
+    until(lambda: len(fleet.records()) > 6)
+    with fleet.engine.lock:
+        fleet.engine.cells = older
+    assert member.result().status == "finished"
+    assert len(fleet.records()) == 12
+    assert len(fleet.ran) > 12
 
 
 class LossyEngine(MemoryEngine):

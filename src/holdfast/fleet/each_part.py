@@ -51,6 +51,11 @@ class Part:
     def lost(self) -> bool:
         return self.lease.state in ("LOST", "RELEASED")
 
+    @property
+    def done(self) -> int:
+        """How many completions are recorded, as far as we know."""
+        return self._done
+
     # -- what there is to do
 
     @property

@@ -244,8 +244,11 @@ class Member:
     def _look(self) -> Tally | None:
         """One look; None where the job is over for us."""
         state = self._store.state()
-        if state is None or state.generation != self._state.generation:
-            self._tell("another run has started this job afresh")
+        if state is None:
+            raise HoldfastError(f"the engine has lost job {self._store.job!r}: run it again with its input")
+        if state.generation != self._state.generation:  # we were away for long, and it was finished meanwhile
+            if not self._published:
+                raise HoldfastError("another run began this job afresh before our input was published: run it again")
             return None
         if state.session != self._state.session:
             with self._cond:
@@ -258,7 +261,11 @@ class Member:
             return None
         mine = self._published and self._is_idle()
         publishing = bool(self._store.publishers().members()) if mine else True
+        seen = {part: part.done for part in list(self._parts.values())}
         tally = self._store.tally(state)
+        for part, done in seen.items():
+            if tally.counters[part.partition].done < done:  # an engine that came back with older data
+                self._drop(part)
         with self._cond:
             for partition, part in self._parts.items():
                 if part.published not in (-1, tally.published[partition].items):
