@@ -129,7 +129,7 @@ def test_the_same_test_takes_the_same_steps_every_time() -> None:
             hf.semaphore("b", 2, ttl_s=7).acquire()
             with hf.engine.unavailable(op="renew", times=3):
                 hf.clock.advance(20)
-            first.lose()
+            hf.lose(first)
             hf.other().lock("a").acquire()
             hf.clock.advance(20)
         return seen
@@ -139,9 +139,12 @@ def test_the_same_test_takes_the_same_steps_every_time() -> None:
 
 def test_threads_wake_in_fake_time() -> None:
     gave_up: list[float] = []
-    with testing.client(
-        hooks=[lambda event: gave_up.append(hf.clock.now()) if event.kind == "gave_up" else None]
-    ) as hf:
+
+    def note(event: Event) -> None:
+        if event.kind == "gave_up":
+            gave_up.append(hf.clock.now())
+
+    with testing.client(hooks=[note]) as hf:
         hf.lock("x").acquire()
         start = hf.clock.now()
 
