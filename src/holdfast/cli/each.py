@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -81,6 +82,7 @@ def command(
 ) -> None:
     if results and as_json:
         raise Misuse("--results prints JSON lines by itself, --json the summary: give one of them")
+    logging.getLogger("holdfast").setLevel(logging.ERROR)  # an outage is told once, not for each of many partitions
     store = Store(client, job, ttl)
     if results and not cmd:
         print_results(store)
