@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Never, ParamSpec, Self, TypeVar, Unpack
 
 from .contract import Capabilities, Engine, Scope
 from .core import cell as cells
@@ -43,7 +43,7 @@ class Client:
         self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
     ):
         self._engine = engine
-        self._patience_s = patience_s
+        self._patience_s = recipes.check_patience(patience_s)
         self._hooks = tuple(hooks)
         self._owner = owner
         self._live: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
@@ -145,11 +145,13 @@ class Lock:
     def name(self) -> str:
         return self._recipe.turnstile.name
 
-    async def acquire(self, timeout_s: float | None = None) -> Lease:
+    async def acquire(self, timeout_s: float | None = None, **foreign: Never) -> Lease:
         """Wait for at most ``timeout_s`` seconds (None: the lock's own ``timeout_s``).
 
         Raises `AcquireTimeout`, `Unavailable`; nothing is left behind then.
         """
+        if foreign:
+            recipes.refuse_words_of_acquire(foreign)
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
@@ -221,7 +223,7 @@ class Lock:
 
     def _guard(self, lease: Lease) -> Lease:
         if self._recipe.cancel_on_lost:
-            lease.cancel_task_on_lost()
+            lease._cancel_task_on_lost()  # pyright: ignore[reportPrivateUsage]
         return lease
 
     def __repr__(self) -> str:
@@ -265,7 +267,7 @@ class Lease(leases.LeaseBase):
         """Wait until it is lost (True), or released or ``timeout_s`` over (False)."""
         return await leases.wait_lost(self._session, self._tenure, timeout_s)
 
-    def cancel_task_on_lost(self) -> None:
+    def _cancel_task_on_lost(self) -> None:
         """Cancel the running task if the lease is lost before the ``async with`` that it is used in ends."""
         self._guards.append(_CancelOnLost(self))
 

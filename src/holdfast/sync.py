@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Never, ParamSpec, Self, TypeVar, Unpack
 
 from .contract import Capabilities, Engine, Scope
 from .core import cell as cells
@@ -45,7 +45,7 @@ class Client:
         self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
     ):
         self._engine = engine
-        self._patience_s = patience_s
+        self._patience_s = recipes.check_patience(patience_s)
         self._hooks = tuple(hooks)
         self._owner = owner
         self._lock = threading.Lock()
@@ -150,11 +150,13 @@ class Lock:
     def name(self) -> str:
         return self._recipe.turnstile.name
 
-    def acquire(self, timeout_s: float | None = None) -> Lease:
+    def acquire(self, timeout_s: float | None = None, **foreign: Never) -> Lease:
         """Wait for at most ``timeout_s`` seconds (None: the lock's own ``timeout_s``).
 
         Raises `AcquireTimeout`, `Unavailable`; nothing is left behind then.
         """
+        if foreign:
+            recipes.refuse_words_of_acquire(foreign)
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:

@@ -88,6 +88,8 @@ def refuse_nesting(session: Session, recipe: Recipe) -> None:
 
 def own(session: Session, lease: LeaseBase) -> Tenure:
     """The tenure of a lease of this session; another client's is `Misuse`."""
+    if not isinstance(lease, LeaseBase):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise Misuse(f"a cell is opened under a lease, not under {lease!r}")
     if lease._session is not session:  # pyright: ignore[reportPrivateUsage]
         raise Misuse("this lease is another client's; a cell is opened through the client that took the lease")
     return lease._tenure  # pyright: ignore[reportPrivateUsage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
@@ -103,13 +104,13 @@ def _checked(engine: Capabilities, turnstile: Turnstile, weight: int, options: d
         raise Unsupported(f"the {engine.engine} engine has exclusive locks only, no {turnstile.kind}")
     check_ttl(engine, recipe.ttl_s)
     check_timeout(recipe.timeout_s)
-    if recipe.max_hold_s is not None and not 0 < recipe.max_hold_s < math.inf:
+    if recipe.max_hold_s is not None and not (_is_number(recipe.max_hold_s) and 0 < recipe.max_hold_s < math.inf):
         raise Misuse(f"max_hold_s is above 0 seconds or None, not {recipe.max_hold_s!r}")
     if recipe.on_busy not in ("wait", "skip", "raise"):
         raise Misuse(f"on_busy is 'wait', 'skip' or 'raise', not {recipe.on_busy!r}")
     if recipe.on_unsure not in ("pass", "raise"):
         raise Misuse(f"on_unsure is 'pass' or 'raise', not {recipe.on_unsure!r}")
-    if not hasattr(recipe.strategy, "take"):
+    if isinstance(recipe.strategy, type) or not hasattr(recipe.strategy, "take"):
         raise Misuse(f"strategy is Queue(), Spin(), Poll() or Backoff(), not {recipe.strategy!r}")
     check_payload(recipe.payload)
     return recipe
@@ -134,16 +135,33 @@ def refuse_foreign_words(options: dict[str, Any]) -> None:
             raise TypeError(f"unexpected option {word!r}{hint}")
 
 
+def refuse_words_of_acquire(words: Mapping[str, Any]) -> None:
+    """The same for ``acquire()``, which takes ``timeout_s`` alone."""
+    for word in words:
+        ours = WORDS.get(word) or (f"hf.lock(name, {word}=…)" if word in LockOptions.__annotations__ else "timeout_s")
+        raise TypeError(f"acquire() has no {word!r}: here it is {ours}")
+
+
 def check_ttl(engine: Capabilities, ttl_s: float) -> None:
-    if not isinstance(ttl_s, (int, float)) or not engine.min_ttl_s <= ttl_s <= 86_400 * 366:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not _is_number(ttl_s) or not engine.min_ttl_s <= ttl_s <= 86_400 * 366:
         raise Misuse(
             f"ttl_s is {engine.min_ttl_s:g} seconds or more on {engine.engine} (and at most a year), not {ttl_s!r}"
         )
 
 
 def check_timeout(timeout_s: float | None) -> None:
-    if timeout_s is not None and not timeout_s >= 0:
+    if timeout_s is not None and not (_is_number(timeout_s) and timeout_s >= 0):
         raise Misuse(f"timeout_s is 0 seconds or more, or None to wait for ever, not {timeout_s!r}")
+
+
+def check_patience(patience_s: float) -> float:
+    if not (_is_number(patience_s) and 0 < patience_s < math.inf):
+        raise Misuse(f"patience_s is above 0 seconds and finite, not {patience_s!r}")
+    return patience_s
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_payload(payload: bytes) -> None:

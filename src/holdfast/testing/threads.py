@@ -73,7 +73,8 @@ class Clock:
     def advance(self, seconds: float, *, waiters: int = 0) -> None:
         """Let time pass, in steps: at each moment when something is due it is done, and what follows from it.
 
-        What your threads do after a wait of theirs is over is not waited for. ``waiters``: begin once that many threads wait for a lock or for time to pass. Not for two threads at once.
+        What your threads do after a wait of theirs is over is not waited for. ``waiters``: begin once that many threads
+        wait for a lock or for time to pass.
         """
         if not seconds >= 0:
             raise Misuse(f"time goes forward only, not by {seconds!r} seconds")
