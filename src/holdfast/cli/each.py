@@ -20,6 +20,8 @@ from ..fleet.each_items import Item, read_items
 from ..fleet.each_store import PARTITIONS, Store
 from ..fleet.each_worker import Member, Progress, Settings, Summary
 from ..sync import Client
+from .output import engine_options, say
+from .output import engine_options
 
 HELP = """\
 Run CMD once for each line of input, shared among all who run the same JOB.
@@ -116,11 +118,6 @@ def read_input(source: IO[bytes] | None) -> list[Item]:
     elif sys.stdin is not None and not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         lines = sys.stdin.buffer
     return read_items(lines)
-
-
-def say(line: str) -> None:
-    """A line for people."""
-    click.echo(f"holdfast: {line}", err=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,81 @@
+"""Where the command starts: finds the verb, and turns what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from ..errors import HoldfastError
+from .output import EXIT_CODES, exit_code, say
+
+VERBS = {
+    "run": "Run CMD while holding a lock.",
+    "each": "Run CMD for each line of input, shared among machines.",
+    "status": "Who holds, who waits, since when.",
+    "evict": "Drop a claim.",
+    "demo": "A minute's tour, with a worker killed and another paused.",
+}
+
+HELP = """\
+Locks and shared work for services that must stay up and stay right.
+
+\b
+  holdfast run nightly -- ./backup.sh              # one at a time, wherever it is started
+  find . -name '*.wav' | holdfast each encode -- flac -s {}
+  holdfast status                                  # who holds, who waits
+  holdfast demo                                    # see it work
+
+State lives in the engine that --engine or HOLDFAST_URL names (redis://host, sqlite:///path); without either, in a file
+of this user on this machine.
+
+\b
+Exit codes:
+"""
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is asked for, so that each starts quickly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f".{cmd_name}", __package__).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, help=HELP + "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES))
+@click.version_option(package_name="holdfast")
+def holdfast() -> None: ...
+
+
+def run() -> None:
+    """Run the command line. Every error that is ours or click's is one line on stderr and a documented exit code."""
+    try:
+        sys.exit(holdfast.main(prog_name="holdfast", standalone_mode=False))
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as wanted:
+        click.echo(wanted.format_message())
+        sys.exit(2)
+    except click.ClickException as wrong:
+        usage = wrong.ctx.command_path if isinstance(wrong, click.UsageError) and wrong.ctx else "holdfast"
+        say(f"{wrong.format_message()} ({usage} --help shows how)")
+        sys.exit(wrong.exit_code)
+    except HoldfastError as trouble:
+        say(str(trouble))
+        sys.exit(exit_code(trouble))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stderr.close()
+        sys.exit(141)

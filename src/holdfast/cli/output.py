@@ -1,0 +1,68 @@
+"""What all verbs share: which engine, how to speak, and the exit codes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from ..errors import AcquireTimeout, HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailable, Unsupported
+from ..sync import connect
+
+UNAVAILABLE = 69
+NOT_ACQUIRED = 75
+LEASE_LOST = 76
+
+EXIT_CODES = (
+    (0, "all is well"),
+    (1, "what was asked for failed (a demo's audit, an item of each, nothing to evict)"),
+    (2, "the command line is wrong, or the engine cannot do that"),
+    (UNAVAILABLE, "the engine cannot be reached"),
+    (NOT_ACQUIRED, "run: the lock was not ours within --timeout"),
+    (LEASE_LOST, "run: the lease was lost, and CMD was stopped"),
+    (126, "CMD cannot be executed"),
+    (127, "CMD does not exist"),
+    (130, "interrupted (128 + the signal's number)"),
+)
+
+
+def exit_code(error: HoldfastError) -> int:
+    if isinstance(error, AcquireTimeout):
+        return NOT_ACQUIRED
+    if isinstance(error, LeaseLost):
+        return LEASE_LOST
+    if isinstance(error, (Misuse, Unsupported)):
+        return 2
+    return UNAVAILABLE if isinstance(error, (Unavailable, OutcomeUnknown)) else 1
+
+
+def say(line: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(f"holdfast: {line}", err=True)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--engine`` and ``--namespace``, and give the command its ``client``, closed at its end."""
+
+    @click.option(
+        "--engine", metavar="URL", envvar="HOLDFAST_URL", help="redis://host, sqlite:///path; or HOLDFAST_URL."
+    )
+    @click.option("--namespace", default="", metavar="NAME", help="Keeps applications on one engine apart.")
+    @functools.wraps(command)
+    def with_client(*args: Any, engine: str | None, namespace: str, **options: Any) -> Any:
+        with connect(engine or "sqlite://", namespace=namespace) as client:
+            say(f"{shown(engine) if engine else 'the embedded engine'} ({client.capabilities.scope})")
+            return command(*args, client=client, **options)
+
+    return with_client
+
+
+def shown(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
