@@ -21,7 +21,6 @@ from ..fleet.each_store import PARTITIONS, Store
 from ..fleet.each_worker import Member, Progress, Settings, Summary
 from ..sync import Client
 from .output import engine_options, say
-from .output import engine_options
 
 HELP = """\
 Run CMD once for each line of input, shared among all who run the same JOB.

@@ -24,7 +24,7 @@ after --grace. If this process is killed, Linux sends CMD a SIGTERM; on the embe
 has ended or the lease is over.
 
 \b
-Exit codes: CMD's own; {NOT_ACQUIRED} not acquired in time; {LEASE_LOST} lease lost; 126, 127 CMD cannot run, is not there.
+Exit codes: CMD's own; {NOT_ACQUIRED} not acquired; {LEASE_LOST} lease lost; 126 CMD cannot run; 127 no such CMD.
 """
 
 
