@@ -30,7 +30,7 @@ The default is an embedded engine in a temporary folder; nothing is left behind.
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 @click.option("--engine", metavar="URL", help="Where to keep the state; a temporary embedded one by default.")
 def command(engine: str | None, spoil: bool, as_json: bool) -> None:
-    report = demo.run(engine, told if not as_json else lambda *_: None, spoil)
+    report = demo.run(engine, silent if as_json else told, spoil)
     if as_json:
         click.echo(json.dumps({"events": report.events, "files": report.files, "workers": report.workers,
                                "checks": report.checks, "seconds": report.seconds, "wrong": report.wrong}))  # fmt: skip
@@ -42,6 +42,10 @@ def command(engine: str | None, spoil: bool, as_json: bool) -> None:
 def told(seconds: float, recorded: int, what: str) -> None:
     click.echo(f"{seconds:5.1f} s  {recorded:6,} recorded  {what}")
     sys.stdout.flush()
+
+
+def silent(seconds: float, recorded: int, what: str) -> None:
+    """With --json the events are in the report."""
 
 
 def print_report(report: demo.Report) -> None:
@@ -73,4 +77,4 @@ def print_report(report: demo.Report) -> None:
 def killed_recorded(report: demo.Report) -> int:
     """It cannot say itself any more: what stands and nobody else claims."""
     others: list[dict[str, Any]] = [one for number, one in report.workers.items() if number != demo.KILLED]
-    return report.recorded - sum(one.get("done", 0) for one in others)
+    return report.recorded - sum(int(one.get("done", 0)) for one in others)

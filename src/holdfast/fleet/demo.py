@@ -186,13 +186,16 @@ class _Tour:
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         hasher = ["sha256sum"] if shutil.which("sha256sum") else [sys.executable, "-m", "holdfast.fleet.demo_hash"]
         command = ["sh", "-c", COMMAND % RUNS_FREE, str(self.folder), str(number), *hasher, "{}"]
-        options = ["--engine", self.url, "--namespace", self.namespace, "--input", str(self.folder / "files"), "--json"]
-        options += ["--workers", "1", "--batch", str(BATCH), "--ttl", str(TTL_S), "--collect"]
+        options = ["--namespace", self.namespace, "--input", str(self.folder / "files"), "--json", "--collect"]
+        options += ["--workers", "1", "--batch", str(BATCH), "--ttl", str(TTL_S)]
         with open(self.folder / f"err.{number}", "wb") as errors, open(self.folder / f"out.{number}", "wb") as out:
             return subprocess.Popen(
                 [*PROGRAM, "each", "demo", *options, "--", *command],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
-            )  # fmt: skip
+                env={**os.environ, "HOLDFAST_URL": self.url},  # not an argument: it may hold a password
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait for a condition; raise `DemoFailed` if a worker that should live has ended, or patience has."""
@@ -201,9 +204,9 @@ class _Tour:
             failed = [number for number, one in self.workers.items() if one.poll() not in (None, 0, -signal.SIGKILL)]
             if failed:
                 said = (self.folder / f"err.{failed[0]}").read_text(errors="replace").strip()
-                raise DemoFailed(f"waiting until {what}: worker {failed[0]} ended before:\n{said}")
+                raise DemoFailed(f"the demo waited until {what}: worker {failed[0]} ended before:\n{said}")
             if time.monotonic() > until:
-                raise DemoFailed(f"waited for {PATIENCE_S:g} s until {what}, with {self._count()} files recorded")
+                raise DemoFailed(f"the demo waited {PATIENCE_S:g} s until {what}; {self._count()} files are recorded")
             time.sleep(0.05)
 
     @staticmethod
