@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_engines import url
 
 from holdfast.fleet import demo
-
-__all__ = ["url"]
 
 pytestmark = [
     pytest.mark.live,

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_engines import url
 
 import holdfast
 from holdfast.fleet.demo import PROGRAM
 from holdfast.fleet.each_store import Store
-
-__all__ = ["url"]
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
 

@@ -79,7 +79,7 @@ def run(engine: str | None, tell: Callable[[float, int, str], None], spoil: bool
     `Unavailable`.
     """
     if not hasattr(signal, "SIGSTOP") or shutil.which("sh") is None:
-        raise Unsupported("the demo pauses a process with SIGSTOP, which this system does not have")
+        raise Unsupported("the demo needs a system with SIGSTOP, to pause a process, and with a shell called sh")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-demo-")))
         url = engine or f"sqlite:///{folder}/demo.db"
