@@ -1,0 +1,46 @@
+"""What all tests share: engines to run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests of a worker process that do it no harm; use `redis_url`."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_session: RedisServer) -> str:
+    """An empty Redis."""
+    assert redis_session.command("FLUSHALL").startswith(b"+OK")
+    return redis_session.url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to be harmed."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with RedisServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'engine' / 'holdfast.db'}"
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty engine that several processes can share."""
+    name = {"sqlite": "sqlite_url", "redis": "redis_url"}[request.param]
+    value = request.getfixturevalue(name)
+    assert isinstance(value, str)
+    return value
