@@ -63,6 +63,8 @@ class Client:
     def _open(self) -> Session:
         if self._closed:
             raise Misuse("this client was closed; connect() again")
+        for loop in [loop for loop in self._live if loop.is_closed()]:  # a session keeps its loop alive
+            del self._live[loop]
         session = self._live[asyncio.get_running_loop()] = self._new_session()
         return session
 
