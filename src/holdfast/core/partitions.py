@@ -80,6 +80,7 @@ class Share(Generic[L]):
         self._member: Tenure | None = None
         self._entering: dict[str, tuple[int, Tenure]] = {}  # by claim id
         self._owned: dict[int, tuple[Tenure, L]] = {}
+        self._leaving: set[int] = set()  # owned still, but on the way to the next owner
         self._observers = [session.world.mailbox()]
         self._stopping = False
         self._stopped = False
@@ -133,8 +134,8 @@ class Share(Generic[L]):
             return self._watch.look_at  # the renewer will say so too, or the next look sees us
         owner_of = shares((member.id for member in found), self._turnstile.capacity)
         want = {partition for partition, owner in owner_of.items() if owner == self.member_id}
-        for partition in [partition for partition in self._owned if partition not in want]:
-            await self._revoke(partition, give_back=True)
+        for partition in [partition for partition in list(self._owned) if partition not in want]:
+            await self._hand_over(partition)
         for claim_id, (partition, tenure) in list(self._entering.items()):
             if partition not in want:
                 self._entering.pop(claim_id, None)
@@ -181,8 +182,8 @@ class Share(Generic[L]):
         elif signal.kind == model.LOST:
             if self._member is not None and signal.key == self._member.claim.id:
                 self._member = None
-            for partition in [p for p, (tenure, _) in self._owned.items() if tenure.claim.id == signal.key]:
-                await self._revoke(partition, give_back=False)
+            for partition in [p for p, (tenure, _) in list(self._owned.items()) if tenure.claim.id == signal.key]:
+                await self._hand_over(partition)
 
     async def _surely_admitted(self, tenure: Tenure) -> bool:
         if self._session.world.now() + self._ttl_s / 3 < tenure.deadline:
@@ -196,22 +197,35 @@ class Share(Generic[L]):
         await self._call(self._on_assigned, partition, lease)
         self._tell()
 
-    async def _revoke(self, partition: int, *, give_back: bool) -> None:
-        tenure, _ = self._owned[partition]
+    async def _hand_over(self, partition: int) -> None:
+        """Give a partition back, once its user has let go: apart, so that one that takes long holds up no other."""
+        if partition in self._leaving:
+            return
+        self._leaving.add(partition)
+        if self._on_revoked is None:
+            await self._let_go(partition)
+        else:
+            self._session.world.spawn(self._let_go(partition), "holdfast-hand-over")
+
+    async def _let_go(self, partition: int) -> None:
         await self._call(self._on_revoked, partition)
-        del self._owned[partition]
-        self._tell()
-        if give_back:
-            try:
-                await self._session.release(tenure)
-            except LeaseLost as lost:
-                log.info("%s", lost)
+        tenure, _ = self._owned.pop(partition)
+        try:
+            await self._session.release(tenure)
+        except HoldfastError as trouble:
+            log.info("partition %d of %s: %s", partition, self._turnstile.name, trouble)
+        finally:
+            self._leaving.discard(partition)
+            self._tell()
+            self._mailbox.post(Signal(model.NUDGE))
 
     async def _hand_over_all(self) -> None:
         for _, tenure in self._entering.values():
             await self._session.undo(tenure)
         for partition in list(self._owned):
-            await self._revoke(partition, give_back=True)
+            await self._hand_over(partition)
+        while self._leaving:
+            await self._session.world.wait_signal(self._mailbox, self._session.world.now() + 1.0)
         if self._member is not None and not self._session.closing:
             try:
                 await self._session.release(self._member)

@@ -1,0 +1,300 @@
+"""The turnstile's contract, on every engine and both kinds of link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from servers import eventually
+
+from holdfast.errors import Misuse
+from holdfast.model import ADMITTED, CHANGED, UNBOUNDED, WANTED, State, Turnstile
+
+from .conftest import Seat
+
+MUTEX = Turnstile("lock", "m", 1)
+THREE = Turnstile("semaphore", "s", 3)
+RW = Turnstile("rwlock", "rw", UNBOUNDED)
+GROUP = Turnstile("group", "g", UNBOUNDED, announces=True)
+
+
+# -- the rule
+
+
+def test_a_mutex_admits_one_and_then_the_next_in_order(seat: Seat) -> None:
+    assert seat.enter(MUTEX, "a").state is State.ADMITTED
+    assert seat.enter(MUTEX, "b").state is State.WAITING
+    assert seat.enter(MUTEX, "c").state is State.WAITING
+    assert seat.leave(MUTEX, "a")
+    assert (seat.admitted(MUTEX), seat.waiting(MUTEX)) == (["b"], ["c"])
+
+
+def test_tokens_rise_in_admission_order_and_after_the_turnstile_emptied(seat: Seat) -> None:
+    tokens = [seat.enter(MUTEX, id).token for id in "abc"]
+    for id in "abc":
+        seat.leave(MUTEX, id)
+    assert seat.look(MUTEX).claims == ()
+    tokens += [seat.enter(MUTEX, "d").token]
+    assert tokens == sorted(set(tokens))
+    assert all(0 < token < 2**53 for token in tokens)
+
+
+def test_a_semaphore_admits_what_fits_and_nobody_overtakes_a_heavy_one(seat: Seat) -> None:
+    assert seat.enter(THREE, seat.claim("a", 2)).state is State.ADMITTED
+    assert seat.enter(THREE, seat.claim("b", 2)).state is State.WAITING
+    assert seat.enter(THREE, seat.claim("c", 1)).state is State.WAITING  # would fit, but b came first
+    seat.leave(THREE, "a")
+    assert seat.admitted(THREE) == ["b", "c"]
+
+
+def test_readers_share_and_a_writer_is_starved_by_no_later_reader(seat: Seat) -> None:
+    assert seat.enter(RW, "r1").state is State.ADMITTED
+    assert seat.enter(RW, "r2").state is State.ADMITTED
+    assert seat.enter(RW, seat.claim("w", UNBOUNDED)).state is State.WAITING
+    assert seat.enter(RW, "r3").state is State.WAITING
+    seat.leave(RW, "r1")
+    assert seat.admitted(RW) == ["r2"]
+    seat.leave(RW, "r2")
+    assert seat.admitted(RW) == ["w"]
+    seat.leave(RW, "w")
+    assert seat.admitted(RW) == ["r3"]
+
+
+def test_weightless_claims_are_all_in(seat: Seat) -> None:
+    for id in "abcde":
+        assert seat.enter(GROUP, seat.claim(id, 0)).state is State.ADMITTED
+    assert seat.admitted(GROUP) == list("abcde")
+
+
+def test_a_waiter_that_goes_lets_those_behind_it_in(seat: Seat) -> None:
+    seat.enter(THREE, seat.claim("a", 2))
+    seat.enter(THREE, seat.claim("b", 2))
+    seat.enter(THREE, seat.claim("c", 1))
+    assert seat.leave(THREE, "b")
+    assert seat.admitted(THREE) == ["a", "c"]
+
+
+def test_another_capacity_is_misuse_while_somebody_is_there(seat: Seat) -> None:
+    seat.enter(THREE, "a")
+    with pytest.raises(Misuse, match="capacity 3"):
+        seat.enter(Turnstile("semaphore", "s", 4), "b")
+    seat.leave(THREE, "a")
+    assert seat.enter(Turnstile("semaphore", "s", 4), "b").state is State.ADMITTED
+
+
+# -- nowait
+
+
+def test_a_refused_nowait_leaves_nothing_behind(seat: Seat) -> None:
+    seat.enter(MUTEX, "a")
+    assert seat.enter(MUTEX, "b", nowait=True).state is State.BUSY
+    assert [claim.id for claim in seat.look(MUTEX).claims] == ["a"]
+    seat.leave(MUTEX, "a")
+    assert seat.enter(MUTEX, "b", nowait=True).state is State.ADMITTED
+
+
+def test_waiting_and_a_refused_nowait_raise_wanted_as_a_level(seats: Callable[..., Seat]) -> None:
+    for nowait in (True, False):
+        name = Turnstile("lock", f"wanted {nowait}", 1)
+        holder, other = seats(), seats()
+        holder.listen()
+        holder.enter(name, f"a{nowait}")
+        assert not holder.renew(name, f"a{nowait}").wanted
+        other.enter(name, f"b{nowait}", nowait=nowait)
+        holder.hears(WANTED, f"a{nowait}")
+        assert holder.renew(name, f"a{nowait}").wanted
+        assert holder.renew(name, f"a{nowait}").wanted
+
+
+# -- idempotence, tombstones
+
+
+def test_entering_again_answers_as_it_stands(seat: Seat) -> None:
+    first = seat.enter(MUTEX, "a")
+    assert seat.enter(MUTEX, "a")[:2] == first[:2]
+    waiting = seat.enter(MUTEX, "b")
+    assert seat.enter(MUTEX, "b")[:2] == waiting[:2]
+    seat.leave(MUTEX, "a")
+    assert seat.enter(MUTEX, "b")[:2] == (State.ADMITTED, waiting.token)
+    assert len(seat.look(MUTEX).claims) == 1
+
+
+def test_a_leave_that_buries_answers_the_same_again(seat: Seat) -> None:
+    seat.enter(MUTEX, "a")
+    assert seat.leave(MUTEX, "a", bury=True)
+    assert seat.leave(MUTEX, "a", bury=True)
+    assert seat.leave(MUTEX, "a")
+
+
+def test_an_enter_that_arrives_after_its_leave_leaves_no_orphan(seat: Seat) -> None:
+    assert not seat.leave(MUTEX, "late")  # cancelled before its enter arrived
+    assert seat.enter(MUTEX, "late").state is State.BURIED
+    seat.enter(MUTEX, "a")
+    seat.leave(MUTEX, "a", bury=True)
+    assert seat.enter(MUTEX, "a").state is State.BURIED  # a late duplicate
+    assert seat.enter(MUTEX, "a", nowait=True).state is State.BURIED
+    assert seat.look(MUTEX).claims == ()
+
+
+def test_a_leave_of_what_is_not_there_disturbs_nobody(seat: Seat) -> None:
+    seat.enter(MUTEX, "a")
+    seat.enter(MUTEX, "b")
+    assert not seat.leave(MUTEX, "stranger")
+    assert (seat.admitted(MUTEX), seat.waiting(MUTEX)) == (["a"], ["b"])
+
+
+def test_a_quiet_leave_leaves_no_tombstone(seat: Seat) -> None:
+    seat.enter(MUTEX, "a")
+    seat.leave(MUTEX, "a")
+    assert seat.enter(MUTEX, "a").state is State.ADMITTED
+
+
+# -- leases
+
+
+def test_an_expired_holder_makes_way_and_is_told(seat: Seat) -> None:
+    short = seat.claim("short", ttl_s=0.15)
+    seat.enter(MUTEX, short)
+    seat.enter(MUTEX, "b")
+    eventually(lambda: seat.state(MUTEX, "b") is State.ADMITTED)
+    assert seat.state(MUTEX, short) is State.GONE
+    assert not seat.leave(MUTEX, short)
+
+
+def test_a_waiter_that_died_is_passed_over(seat: Seat) -> None:
+    seat.enter(MUTEX, "a")
+    seat.enter(MUTEX, seat.claim("dead", ttl_s=0.1))
+    seat.enter(MUTEX, "c")
+    eventually(lambda: seat.waiting(MUTEX) == ["c"])
+    seat.leave(MUTEX, "a")
+    assert seat.admitted(MUTEX) == ["c"]
+
+
+def test_renewing_extends_holders_and_waiters(seat: Seat) -> None:
+    holder, waiter = seat.claim("h", ttl_s=0.6), seat.claim("w", ttl_s=0.6)
+    seat.enter(MUTEX, holder)
+    seat.enter(MUTEX, waiter)
+    entered = {claim.id: claim.remaining_s for claim in seat.look(MUTEX).claims}
+    eventually(lambda: all(claim.remaining_s < 0.4 for claim in seat.look(MUTEX).claims))
+    assert (seat.state(MUTEX, holder), seat.state(MUTEX, waiter)) == (State.ADMITTED, State.WAITING)
+    assert all(claim.remaining_s > 0.4 for claim in seat.look(MUTEX).claims)
+    assert set(entered) == {"h", "w"}
+
+
+def test_renewing_never_creates(seat: Seat) -> None:
+    assert seat.state(MUTEX, "ghost") is State.GONE
+    assert seat.look(MUTEX).claims == ()
+
+
+def test_many_are_renewed_in_bounded_batches(seat: Seat) -> None:
+    items = [(Turnstile("lock", f"n{number}", 1), seat.claim(f"c{number}")) for number in range(300)]
+    for turnstile, claim in items[::2]:
+        seat.enter(turnstile, claim)
+    requests = list(seat.engine.renew(items))
+    heard = {}
+    for reply in seat.call_many(requests):
+        assert isinstance(reply, dict), reply
+        heard.update(reply)
+    expected = {f"c{n}": State.GONE if n % 2 else State.ADMITTED for n in range(300)}
+    assert {id: standing.state for id, standing in heard.items()} == expected
+
+
+def test_the_head_of_the_queue_is_told_when_to_look(seat: Seat) -> None:
+    seat.enter(MUTEX, seat.claim("a", ttl_s=5.0))
+    assert 0 < seat.enter(MUTEX, "b").look_in_s <= 5.0
+
+
+# -- signals
+
+
+def test_exactly_the_admitted_are_signalled(seats: Callable[..., Seat]) -> None:
+    a, b, c = seats(), seats(), seats()
+    for one in (a, b, c):
+        assert one.listen()
+        assert not one.listen()
+    a.enter(THREE, a.claim("a", 3))
+    b.enter(THREE, b.claim("b", 1))
+    c.enter(THREE, c.claim("c", 3))
+    a.leave(THREE, "a")
+    b.hears(ADMITTED, "b")
+    b.leave(THREE, "b")
+    c.hears(ADMITTED, "c")
+    assert [signal.kind for signal in a.signals + b.signals].count(ADMITTED) == 1
+
+
+def test_a_lease_that_changed_hands_is_signalled_at_its_new_inbox(seats: Callable[..., Seat]) -> None:
+    first, second = seats(), seats()
+    first.listen()
+    second.listen()
+    claim = first.claim("a")
+    first.enter(MUTEX, claim)
+    assert second.state(MUTEX, claim._replace(inbox=second.link.inbox)) is State.ADMITTED
+    first.enter(MUTEX, "b")
+    second.hears(WANTED, "a")
+
+
+def test_changes_are_announced_to_watchers_only(seats: Callable[..., Seat]) -> None:
+    member, watcher, other = seats(), seats(), seats()
+    for one in (watcher, other):
+        one.listen()
+    watcher.watch(GROUP)
+    member.enter(GROUP, member.claim("a", 0))
+    watcher.hears(CHANGED, GROUP.address)
+    watcher.signals.clear()
+    member.leave(GROUP, "a")
+    watcher.hears(CHANGED, GROUP.address)
+    watcher.unwatch(GROUP)
+    watcher.signals.clear()
+    member.enter(GROUP, member.claim("b", 0))
+    member.enter(MUTEX, "m")  # announces nothing
+    assert member.admitted(GROUP) == ["b"]
+    assert not [signal for signal in watcher.signals + other.signals if signal.kind == CHANGED]
+
+
+# -- looking
+
+
+def test_a_look_shows_who_and_since_when(seat: Seat) -> None:
+    entered = seat.enter(THREE, seat.claim("a", 2, ttl_s=9.0, owner="host:1", payload=b"\x00pay"))
+    seat.enter(THREE, seat.claim("b", 2))
+    stand = seat.look(THREE)
+    assert (stand.kind, stand.name, stand.capacity) == ("semaphore", "s", 3)
+    a, b = stand.claims
+    assert (a.id, a.token, a.weight, a.admitted, a.owner, a.payload) == (
+        "a", entered.token, 2, True, "host:1", b"\x00pay",
+    )  # fmt: skip
+    assert 0 <= a.age_s < 5
+    assert 0 < a.remaining_s <= 9.0
+    assert (b.id, b.admitted) == ("b", False)
+    assert seat.look(MUTEX).claims == ()
+
+
+def test_listing_gives_what_stands_sorted(seat: Seat) -> None:
+    for name in ("b", "a", "c"):
+        seat.enter(Turnstile("lock", name, 1), f"claim {name}")
+    seat.enter(THREE, "x")
+    assert [one.address for one in seat.list("lock:")] == ["lock:a", "lock:b", "lock:c"]
+    assert [(one.address, one.capacity) for one in seat.list("sem")] == [("semaphore:s", 3)]
+    seat.leave(Turnstile("lock", "b", 1), "claim b")
+    assert [one.address for one in seat.list("lock:")] == ["lock:a", "lock:c"]
+
+
+def test_kinds_and_namespaces_are_apart(seats: Callable[..., Seat]) -> None:
+    here, there = seats("one"), seats("two")
+    assert here.enter(Turnstile("lock", "x", 1), "a").state is State.ADMITTED
+    assert here.enter(Turnstile("semaphore", "x", 1), "b").state is State.ADMITTED
+    assert there.enter(Turnstile("lock", "x", 1), "c").state is State.ADMITTED
+    assert len(here.list()) == 2
+    assert len(there.list()) == 1
+
+
+@pytest.mark.parametrize(
+    "name", [" ", "a b", "{}", "%7B", "a:b", "x}y{z", "*?[a]", "\x00\n\r", "日本語 🜲", "n" * 512, "'; DROP--", "\\"]
+)
+def test_any_text_is_a_name(seat: Seat, name: str) -> None:
+    turnstile = Turnstile("lock", name, 1)
+    assert seat.enter(turnstile, "a").state is State.ADMITTED
+    assert seat.enter(Turnstile("lock", name + "!", 1), "b").state is State.ADMITTED
+    assert name in [one.name for one in seat.list("lock:")]
+    assert seat.look(turnstile).name == name
+    assert seat.leave(turnstile, "a")

@@ -1,0 +1,71 @@
+"""What live tests on Redis share: a server of one's own, a network to break, both faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from peer import Peer
+    from proxy import TcpProxy
+    from redis_live import LiveRedis
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveRedis]:
+    pytest.importorskip("redis")
+    from redis_live import LiveRedis
+
+    server = LiveRedis(tmp_path)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy(server: LiveRedis) -> Iterator[TcpProxy]:
+    """A network between clients and ``server``."""
+    from proxy import TcpProxy
+
+    proxy = TcpProxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(params=("sync", "aio"))
+def face(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def connect(face: str) -> Iterator[Callable[..., Any]]:
+    """Clients of that face, closed at the end."""
+    import blocking
+
+    clients: list[Any] = []
+
+    def connect(url: str, **options: Any) -> Any:
+        clients.append(blocking.connect(face, url, **options))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def peer(face: str, server: LiveRedis) -> Iterator[Callable[[], Peer]]:
+    """Other processes of that face, killed at the end."""
+    from peer import Peer
+
+    peers: list[Peer] = []
+
+    def peer() -> Peer:
+        peers.append(Peer(face, server.url))
+        return peers[-1]
+
+    yield peer
+    for one in peers:
+        one.close()
