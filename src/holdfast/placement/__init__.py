@@ -1,7 +1,14 @@
 """Where things live: pure functions from a key to the nodes that keep it."""
 
-from .hashing import hash_key
+from . import _kernel
+from ._kernel import hash_key
+from .base import Node, Placement
 from .ring import HashRing
-from .table import Node
 
-__all__ = ["HashRing", "Node", "hash_key"]
+
+def kernel() -> str:
+    """Which kernel is in use: ``"c"``, or ``"python"`` where it could not be compiled."""
+    return _kernel.NAME
+
+
+__all__ = ["HashRing", "Node", "Placement", "hash_key", "kernel"]

@@ -1,19 +1,23 @@
-"""Keys to 64-bit numbers: XXH64, the same on every machine and in every language.
+"""Keys to bytes, bytes to 64-bit numbers: the same on every machine and in every language.
 
-The `xxhash` package does the work where it is installed; the plain Python below gives the same numbers without it.
+The default is XXH64. The `xxhash` package computes it where it is installed; the plain Python below gives the same numbers
+without it. (The kernel in C has its own, and asks nobody.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable
 from typing import TypeGuard
 
-from ..errors import Misuse
+from ..errors import Misuse, Unsupported
 
-HASH_NAME = "xxh64"
+DEFAULT_HASH = "xxh64"
 
 Key = str | bytes | int
+Hasher = Callable[[bytes], int]
+"""From bytes to a number below 2**64."""
 
 _MASK = (1 << 64) - 1
 _P1 = 0x9E3779B185EBCA87
@@ -74,30 +78,63 @@ xxh64 = _fastest()
 """XXH64 of bytes with a seed, by the `xxhash` package where it is installed."""
 
 
+def _digest(name: str) -> Hasher:
+    """The first eight bytes of a digest of hashlib's, little-endian."""
+    make = getattr(hashlib, name)
+
+    def hasher(data: bytes) -> int:
+        return int.from_bytes(make(data, usedforsecurity=False).digest()[:8], "little")
+
+    return hasher
+
+
+def _fnv1a_64(data: bytes) -> int:
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = ((value ^ byte) * 0x100000001B3) & _MASK
+    return value
+
+
+def hasher_of(name: str) -> Hasher | None:
+    """The hash of that name; None for XXH64, which the kernel does by itself. Raises `Misuse`, `Unsupported`."""
+    if name == DEFAULT_HASH:
+        return None
+    if name in ("md5", "sha1", "sha256", "blake2b"):
+        return _digest(name)
+    if name == "fnv1a_64":
+        return _fnv1a_64
+    if name == "xxh3_64":
+        try:
+            from xxhash import xxh3_64_intdigest
+        except ImportError:
+            raise Unsupported("the hash xxh3_64 needs the package xxhash: pip install xxhash") from None
+        return xxh3_64_intdigest
+    raise Misuse(f"no hash is called {name!r}; known: xxh64, xxh3_64, md5, sha1, sha256, blake2b, fnv1a_64")
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether this is an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def hash_key(key: Key) -> int:
-    """The place of a key on the ring: XXH64 with seed 0 of its bytes.
+def key_bytes(key: Key) -> bytes:
+    """The bytes of a key that are hashed: text in UTF-8, an integer in decimal.
 
-    Text stands for its UTF-8 bytes and an integer for its decimal text, so ``1``, ``"1"`` and ``b"1"`` are one key,
-    and so are ``"a"`` and ``b"a"``. Everything else is `Misuse`: a bool, a float, None, a bytearray, and text with half
-    of a surrogate pair (a path with odd bytes: give ``os.fsencode(path)``).
+    So ``1``, ``"1"`` and ``b"1"`` are one key, and so are ``"a"`` and ``b"a"``. Everything else is `Misuse`: a bool, a float,
+    None, a bytearray, and text with half of a surrogate pair (a path with odd bytes: give ``os.fsencode(path)``).
     """
     if isinstance(key, str):
         try:
-            return xxh64(key.encode(), 0)
+            return key.encode()
         except UnicodeEncodeError:
             raise Misuse(
                 f"the key {key!r} holds half of a surrogate pair, so it has no UTF-8; for a path give os.fsencode(path)"
             ) from None
     if isinstance(key, bytes):
-        return xxh64(key, 0)
+        return key
     if is_whole(key):
         try:
-            return xxh64(b"%d" % key, 0)
+            return b"%d" % key
         except ValueError:
             raise Misuse(f"an integer key of {key.bit_length()} bits is too long to write in decimal") from None
     raise Misuse(f"a key is str, bytes or int, not {type(key).__name__}: {key!r}")
