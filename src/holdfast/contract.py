@@ -21,6 +21,9 @@ from .model import CellReply, CellSnapshot, Change, Claim, Fence, Signal, Snapsh
 
 T = TypeVar("T")
 
+LISTEN_S = 5.0
+"""How long `listen` and `watch` may take where nobody says otherwise."""
+
 Scope = Literal["process", "machine", "fleet"]
 
 LAYOUT = 1
@@ -85,15 +88,16 @@ class BlockingLink(Protocol):
         """All of them, pipelined where the engine can; a failed one is its exception."""
         ...
 
-    def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+    def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         """Let this inbox's signals flow; True if they did not before. Returns once none can be missed.
 
-        ``look_again`` is called whenever signals may have been missed (after a reconnect).
+        ``look_again`` is called whenever signals may have been missed (after a reconnect). Raises as ``call`` does, and
+        may be tried again.
         """
         ...
 
-    def watch(self, turnstile: Turnstile) -> None:
-        """From now on also deliver CHANGED for this announcing turnstile. Needs `listen` first."""
+    def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
+        """From now on also deliver CHANGED for this announcing turnstile. Needs `listen` first; may be repeated."""
         ...
 
     def unwatch(self, turnstile: Turnstile) -> None: ...
@@ -120,9 +124,9 @@ class AsyncLink(Protocol):
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]: ...
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool: ...
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool: ...
 
-    async def watch(self, turnstile: Turnstile) -> None: ...
+    async def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None: ...
 
     async def unwatch(self, turnstile: Turnstile) -> None: ...
 

@@ -78,8 +78,8 @@ class Watch:
     async def look(self) -> list[Member]:
         """The members now; `look_at` is when to look again if no signal comes first."""
         if not self._watching:
-            self._watching = True
             await self._session.watch(self._turnstile, self.mailbox)
+            self._watching = True
         found, end_s = await _look(self._session, self._turnstile)
         world = self._session.world
         self.look_at = world.now() + max(0.02, min(LOOK_S, end_s + 0.005)) + world.random() * 0.02

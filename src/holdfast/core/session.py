@@ -6,11 +6,13 @@ all leases and waiting claims in batches, notices deadlines, and gives back what
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from .. import model
@@ -212,14 +214,7 @@ class Session:
                 if tenure is not None and isinstance(trouble, OutcomeUnknown):
                     tenure.unknown = True
                 attempt += 1
-                pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
-                now = self.world.now()
-                if now + pause_s >= min(started + self.patience_s, give_up_at):
-                    raise Unavailable(
-                        f"{self.engine.capabilities.engine} did not serve {request.op} "
-                        f"(tried {attempt} times in {now - started:.1f} s): {trouble}"
-                    ) from trouble
-                await self.world.sleep(pause_s)
+                await self._bear(trouble, request.op, attempt, started, give_up_at)
             except HoldfastError:
                 raise
             except BaseException:
@@ -227,17 +222,44 @@ class Session:
                     tenure.unknown = True
                 raise
 
-    async def listen(self) -> bool:
-        """Let signals flow; True if they did not before, and the caller must look again."""
-        return await self.world.listen(self.deliver, self.look_again)
+    async def _bear(self, trouble: Exception, op: str, attempt: int, started: float, give_up_at: float) -> None:
+        """Pause before the next try; or raise `Unavailable` where there is no time for one."""
+        pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
+        now = self.world.now()
+        if now + pause_s >= min(started + self.patience_s, give_up_at):
+            raise Unavailable(
+                f"{self.engine.capabilities.engine} did not serve {op} "
+                f"(tried {attempt} times in {now - started:.1f} s): {trouble}"
+            ) from trouble
+        await self.world.sleep(pause_s)
+
+    async def _insist(self, op: str, once: Callable[[float], Awaitable[T]], give_up_at: float = NEVER_S) -> T:
+        """`ask` for what is no request: ``once`` takes the seconds that this try has."""
+        started = self.world.now()
+        attempt = 0
+        while True:
+            left_s = min(started + self.patience_s, give_up_at) - self.world.now()
+            try:
+                return await once(max(left_s, 0.25))
+            except (OutcomeUnknown, Unavailable) as trouble:
+                attempt += 1
+                await self._bear(trouble, op, attempt, started, give_up_at)
+
+    async def listen(self, give_up_at: float = NEVER_S) -> bool:
+        """Let signals flow; True if they did not before, and the caller must look again. Raises `Unavailable`."""
+        world = self.world
+        return await self._insist("signals", lambda s: world.listen(self.deliver, self.look_again, s), give_up_at)
 
     async def watch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
-        """Post CHANGED to ``mailbox`` whenever this announcing turnstile changes."""
+        """Post CHANGED to ``mailbox`` whenever this announcing turnstile changes. Raises `Unavailable`."""
         await self.listen()
-        first = turnstile.address not in self.watchers
         self.watchers.setdefault(turnstile.address, {})[id(mailbox)] = mailbox
-        if first:
-            await self.world.watch(turnstile)
+        try:
+            await self._insist("signals", lambda timeout_s: self.world.watch(turnstile, timeout_s))
+        except BaseException:
+            with contextlib.suppress(HoldfastError):
+                await self.unwatch(turnstile, mailbox)
+            raise
 
     async def unwatch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
         mailboxes = self.watchers.get(turnstile.address, {})
@@ -384,9 +406,12 @@ class Session:
             tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
 
     def _timeout_s(self) -> float:
-        """How long a call of the renewer may take: not past the first lease that would end meanwhile."""
+        """How long a call of the renewer may take: half of what the first lease to end has left.
+
+        So a connection that died in silence costs no lease: another is tried while there is time.
+        """
         first_end = min((tenure.deadline for tenure in list(self.tenures.values())), default=NEVER_S)
-        return max(0.05, min(self.patience_s, first_end - self.world.now()))
+        return max(0.05, min(self.patience_s, (first_end - self.world.now()) / 2))
 
     def _pause_s(self, tenure: Tenure) -> float:
         return min(1.0, tenure.claim.ttl_s / 10) * (0.5 + self.world.random() / 2)

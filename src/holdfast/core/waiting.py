@@ -32,8 +32,8 @@ class Queue:
         standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
         if standing.state is not State.ADMITTED:
             session.emit("waiting", tenure)
-            if await session.listen():  # signals flow only from now on: what was said before is lost
-                standing = await session.renew_one(tenure)
+            if await session.listen(deadline):  # signals flow only from now on: what was said before is lost
+                standing = await session.renew_one(tenure, deadline)
         while standing.state is not State.ADMITTED:
             if standing.state is not State.WAITING:  # our place was lost: a long pause, or the engine's data is gone
                 standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
@@ -44,7 +44,7 @@ class Queue:
             if signal.kind == model.ADMITTED and session.world.now() + tenure.claim.ttl_s / 3 < tenure.deadline:
                 return
             # A hint that can't be relied on: ask.
-            standing = await session.renew_one(tenure)
+            standing = await session.renew_one(tenure, deadline)
 
 
 async def _retry(session: Session, tenure: Tenure, deadline: float, pauses: _Pauses) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .. import model
-from ..contract import TOMBSTONE_S, Capabilities, Deliver, Request
+from ..contract import LISTEN_S, TOMBSTONE_S, Capabilities, Deliver, Request
 from ..core import turnstile as rule
 from ..model import (
     NEVER_S,
@@ -342,13 +342,13 @@ class MemoryLink:
                 replies.append(error)
         return replies
 
-    def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+    def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         with self.engine.lock:
             new = self.inbox not in self.engine.inboxes
             self.engine.inboxes[self.inbox] = deliver
             return new
 
-    def watch(self, turnstile: Turnstile) -> None:
+    def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
         with self.engine.lock:
             self.engine.watchers.setdefault(turnstile.address, set()).add(self.inbox)
 
@@ -389,10 +389,10 @@ class AsyncMemoryLink:
         await asyncio.sleep(0)
         return self._link.call_many(requests, timeout_s)
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         return self._link.listen(deliver, look_again)
 
-    async def watch(self, turnstile: Turnstile) -> None:
+    async def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
         self._link.watch(turnstile)
 
     async def unwatch(self, turnstile: Turnstile) -> None:

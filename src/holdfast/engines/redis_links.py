@@ -10,14 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ..contract import Deliver, Request
+from ..contract import LISTEN_S, Deliver, Request
 from ..errors import HoldfastError, Misuse, Unavailable
 from ..model import Turnstile
 from .redis_pipes import Pipe, Wire, dial
 from .redis_signals import AsyncEar, Ear
 from .redis_wire import (
     CHANNELS,
-    CONNECT_S,
     Refusal,
     Target,
     all_of,
@@ -134,6 +133,8 @@ class RedisLink:
         return wire
 
     def _give(self, wire: Wire) -> None:
+        if wire.closed:  # it broke, and those that rested meanwhile may be as dead: a retry takes a new one
+            self._forget_idle()
         if wire.closed or self._closed or len(self._idle) >= MAX_IDLE:
             self._drop(wire)
         else:
@@ -153,30 +154,35 @@ class RedisLink:
 
     # -- signals
 
-    def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
-        with self._ear_lock:
+    def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
+        until = time.monotonic() + timeout_s
+        if not self._ear_lock.acquire(timeout=timeout_s):  # another thread is still connecting
+            raise Unavailable(f"no signals from Redis at {self._server.where} within {timeout_s:.1f} s")
+        try:
             if self._closed:
                 raise Misuse("this client is closed")
             if self._ear is not None:
                 self._ear.deliver, self._ear.look_again = deliver, look_again
                 return False
             ear = Ear(self._server, f"{CHANNELS}{self.inbox}".encode(), self._wake, deliver, look_again)
-            ear.connect()
+            ear.connect(max(0.001, until - time.monotonic()))
             self._ear = ear
             threading.Thread(target=ear.run, name="holdfast-redis-signals", daemon=True).start()
             return True
+        finally:
+            self._ear_lock.release()
 
-    def watch(self, turnstile: Turnstile) -> None:
+    def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
         if self._ear is None:
             raise Misuse("watch() needs listen() first")
-        self._ear.add(self._channel_of(turnstile), turnstile.address)
+        self._ear.add(self._channel_of(turnstile), turnstile.address, timeout_s)
 
     def unwatch(self, turnstile: Turnstile) -> None:
         if self._ear is not None:
             self._ear.remove(self._channel_of(turnstile))
 
-    def _wake(self) -> None:
-        self.call(Request("wake", pack("PUBLISH", f"{CHANNELS}{self.inbox}", ""), bool), CONNECT_S)
+    def _wake(self, timeout_s: float) -> None:
+        self.call(Request("wake", pack("PUBLISH", f"{CHANNELS}{self.inbox}", ""), bool), timeout_s)
 
     # -- ends
 
@@ -295,23 +301,26 @@ class AsyncRedisLink:
 
     # -- signals
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
-        async with self._ear_lock:
-            if self._closed:
-                raise Misuse("this client is closed")
-            if self._ear is not None:
-                self._ear.deliver, self._ear.look_again = deliver, look_again
-                return False
-            ear = AsyncEar(self._server, f"{CHANNELS}{self.inbox}".encode(), deliver, look_again)
-            await ear.connect()
-            ear.task = asyncio.create_task(ear.run(), name="holdfast-redis-signals")
-            self._ear = ear
-            return True
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s), self._ear_lock:
+                if self._closed:
+                    raise Misuse("this client is closed")
+                if self._ear is not None:
+                    self._ear.deliver, self._ear.look_again = deliver, look_again
+                    return False
+                ear = AsyncEar(self._server, f"{CHANNELS}{self.inbox}".encode(), deliver, look_again)
+                await ear.connect(timeout_s)
+                ear.task = asyncio.create_task(ear.run(), name="holdfast-redis-signals")
+                self._ear = ear
+                return True
+        except TimeoutError:
+            raise Unavailable(f"no signals from Redis at {self._server.where} within {timeout_s:.1f} s") from None
 
-    async def watch(self, turnstile: Turnstile) -> None:
+    async def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
         if self._ear is None:
             raise Misuse("watch() needs listen() first")
-        await self._ear.add(self._channel_of(turnstile), turnstile.address)
+        await self._ear.add(self._channel_of(turnstile), turnstile.address, timeout_s)
 
     async def unwatch(self, turnstile: Turnstile) -> None:
         if self._ear is not None:

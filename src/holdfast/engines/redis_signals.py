@@ -33,7 +33,7 @@ class Ear:
         self,
         server: Target,
         inbox: bytes,
-        wake: Callable[[], None],
+        wake: Callable[[float], None],
         deliver: Deliver,
         look_again: Callable[[], None],
     ) -> None:
@@ -50,22 +50,23 @@ class Ear:
         self._changed = threading.Condition()
         self._closing = threading.Event()
 
-    def connect(self) -> None:
+    def connect(self, timeout_s: float = CONNECT_S) -> None:
         """Connect and subscribe to everything. Returns once the server has confirmed it."""
-        wire = Wire(self._server, CONNECT_S)
+        until = time.monotonic() + timeout_s
+        wire = Wire(self._server, timeout_s)
         try:
             # a subscribed connection may not publish, and a script's publish fails in silence: ask before
-            all_of(list(map(answered, wire.exchange(pack("PUBLISH", self._inbox, ""), 1, CONNECT_S))))
+            left_s = max(0.001, until - time.monotonic())
+            all_of(list(map(answered, wire.exchange(pack("PUBLISH", self._inbox, ""), 1, left_s))))
             self.wire, self._replies = wire, Replies()
             with self._changed:
                 self._asked, self._confirmed = set(), set()
-            until = time.monotonic() + CONNECT_S
             self._subscribe()
             while not self._confirmed >= self._asked:
                 self._read(until - time.monotonic())
         except TimeoutError:
             wire.close()
-            raise Unavailable(f"Redis at {wire.where} confirmed no subscription within {CONNECT_S:.0f} s") from None
+            raise Unavailable(f"Redis at {wire.where} confirmed no subscription within {timeout_s:.1f} s") from None
         except OSError as error:
             wire.close()
             raise Unavailable(f"the connection for signals broke: {error}") from error
@@ -147,14 +148,14 @@ class Ear:
         assert self.wire is not None
         self.wire.sock.sendall(payload)
 
-    def add(self, channel: bytes, address: str) -> None:
+    def add(self, channel: bytes, address: str, timeout_s: float) -> None:
         """Subscribe to one more. Returns once the server has confirmed it; raises `Unavailable` if it does not."""
+        until = time.monotonic() + timeout_s
         with self._changed:
             self._channels[channel] = address
-        self._wake()
+        self._wake(timeout_s)
         with self._changed:
-            if not self._changed.wait_for(lambda: channel in self._confirmed, CONNECT_S):
-                self._channels.pop(channel, None)
+            if not self._changed.wait_for(lambda: channel in self._confirmed, until - time.monotonic()):
                 raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}")
 
     def remove(self, channel: bytes) -> None:
@@ -187,12 +188,12 @@ class AsyncEar:
         self._confirmed: dict[bytes, asyncio.Event] = {}
         self._refusal: Exception | None = None
 
-    async def connect(self) -> None:
+    async def connect(self, timeout_s: float = CONNECT_S) -> None:
         """Connect and subscribe to everything. Returns once the server has confirmed it."""
-        pipe = await dial(self._server, CONNECT_S)
+        pipe = await dial(self._server, timeout_s)
         try:
             # a subscribed connection may not publish, and a script's publish fails in silence: ask before
-            all_of(list(map(answered, await pipe.exchange(pack("PUBLISH", self._inbox, ""), 1, CONNECT_S))))
+            all_of(list(map(answered, await pipe.exchange(pack("PUBLISH", self._inbox, ""), 1, timeout_s))))
             pipe.heard = self._hear
             self.pipe, self._refusal = pipe, None
             for channel in self._channels:
@@ -200,7 +201,7 @@ class AsyncEar:
             pipe.transport.write(pack("SUBSCRIBE", *self._channels))
             everything: asyncio.Future[Any] = asyncio.gather(*(event.wait() for event in self._confirmed.values()))
             try:
-                await asyncio.wait([everything, pipe.lost], timeout=CONNECT_S, return_when="FIRST_COMPLETED")
+                await asyncio.wait([everything, pipe.lost], timeout=timeout_s, return_when="FIRST_COMPLETED")
                 if not everything.done():
                     raise self._refusal or Unavailable(f"Redis at {pipe.where} confirmed no subscription")
             finally:
@@ -251,17 +252,16 @@ class AsyncEar:
         elif reply[0] == b"subscribe" and reply[1] in self._confirmed:
             self._confirmed[reply[1]].set()
 
-    async def add(self, channel: bytes, address: str) -> None:
+    async def add(self, channel: bytes, address: str, timeout_s: float) -> None:
         """Subscribe to one more. Returns once the server has confirmed it; raises `Unavailable` if it does not."""
         self._channels[channel] = address
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
         if self.pipe is not None and not confirmed.is_set():
             self.pipe.transport.write(pack("SUBSCRIBE", channel))
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(timeout_s):
                 await confirmed.wait()
         except TimeoutError:
-            self.remove(channel)
             raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}") from None
 
     def remove(self, channel: bytes) -> None:

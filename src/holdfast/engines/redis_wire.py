@@ -21,7 +21,7 @@ from ..model import Signal
 from .redis_scripts import Script
 
 CONNECT_S = 5.0
-"""How long a connection for signals may take; calls bring their own time."""
+"""How long a lost connection for signals may take to be made again; calls bring their own time."""
 
 CHANNELS = "holdfast:"
 """What every key and channel of ours starts with."""

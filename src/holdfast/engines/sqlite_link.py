@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from ..contract import Deliver, Request
+from ..contract import LISTEN_S, Deliver, Request
 from ..errors import HoldfastError
 from ..model import Turnstile
 from .sqlite_core import OPEN_S, Core
@@ -45,15 +45,15 @@ class SqliteLink:
     def lifeline(self) -> int | None:
         return self._core.lifeline
 
-    def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+    def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         listener = self._core.listener
         receiver = listener.bind(self._core.opened(), deliver, look_again)
         if receiver is not None:
             listener.run_in_thread(receiver)
         return receiver is not None
 
-    def watch(self, turnstile: Turnstile) -> None:
-        self.call(self._core.watch(turnstile), OPEN_S)
+    def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
+        self.call(self._core.watch(turnstile), timeout_s)
 
     def unwatch(self, turnstile: Turnstile) -> None:
         self.call(self._core.unwatch(turnstile), OPEN_S)
@@ -110,8 +110,8 @@ class AsyncSqliteLink:
             listener.run_in_thread(receiver)
         return True
 
-    async def watch(self, turnstile: Turnstile) -> None:
-        await self.call(self._core.watch(turnstile), OPEN_S)
+    async def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
+        await self.call(self._core.watch(turnstile), timeout_s)
 
     async def unwatch(self, turnstile: Turnstile) -> None:
         await self.call(self._core.unwatch(turnstile), OPEN_S)

@@ -86,11 +86,11 @@ class Tasks:
             return await mailbox.get(None)
         return await mailbox.get(max(0.0, deadline - self.now()))
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
-        return await self.link.listen(deliver, look_again)
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float) -> bool:
+        return await self.link.listen(deliver, look_again, timeout_s)
 
-    async def watch(self, turnstile: Turnstile) -> None:
-        await self.link.watch(turnstile)
+    async def watch(self, turnstile: Turnstile, timeout_s: float) -> None:
+        await self.link.watch(turnstile, timeout_s)
 
     async def unwatch(self, turnstile: Turnstile) -> None:
         await self.link.unwatch(turnstile)

@@ -73,11 +73,11 @@ class Threads:
             return mailbox.get(None)
         return mailbox.get(max(0.0, min(deadline - self.now(), threading.TIMEOUT_MAX)))
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
-        return self.link.listen(deliver, look_again)
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float) -> bool:
+        return self.link.listen(deliver, look_again, timeout_s)
 
-    async def watch(self, turnstile: Turnstile) -> None:
-        self.link.watch(turnstile)
+    async def watch(self, turnstile: Turnstile, timeout_s: float) -> None:
+        self.link.watch(turnstile, timeout_s)
 
     async def unwatch(self, turnstile: Turnstile) -> None:
         self.link.unwatch(turnstile)
