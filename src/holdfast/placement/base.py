@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from ..errors import Misuse, Unsupported
 from ..model import check_name
 from ._kernel import Finder, Lookup, Table, mix
 from .hashing import DEFAULT_HASH, Key, hasher_of, is_whole, xxh64
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 VERSION = 1
 
@@ -136,18 +139,44 @@ class Placement(Lookup):
         if not 1 <= n <= left:
             without = " that are not excluded" if down else ""
             raise Misuse(f"n is from 1 to the {left} nodes there are{without}, not {n}")
-        return list(islice(self._preference(table, key, down), n))
+        return list(islice(self._preference(table, table.hash(key), down), n))
 
     def iterate_nodes(self, key: Key) -> Iterator[str]:
         """Every node, the one to try first first: ``get_nodes`` without end, in the state that is now."""
         table = self._table
         if table.finder is None:
             raise self._refuse_empty()
-        return self._preference(table, key, frozenset())
+        return self._preference(table, table.hash(key), frozenset())
 
-    def _preference(self, table: Table, key: Key, exclude: frozenset[str]) -> Iterator[str]:
+    def arcs(self, n: int = 1) -> list[tuple[int, tuple[str, ...]]]:
+        """The circle of hashes, cut where the first ``n`` nodes change: the last hash of each arc, and those nodes.
+
+        The first arc begins at 0, each other one behind the one before, and the last ends at 2**64 - 1. Only a ring has
+        arcs; from the others this is `Unsupported`.
+        """
+        raise Unsupported(f"{type(self).__name__} gives nodes no ranges of hashes, as HashRing does: give keys")
+
+    def plan(self, after: Placement, *, keys: Iterable[Key] | None = None, replicas: int = 1) -> Plan:
+        """What moves when this placement becomes ``after``: ranges of hashes, or with ``keys`` which of those.
+
+        With ``replicas`` each key has that many copies, on `get_nodes`. Where there are no ranges (any algorithm but
+        the ring) ``keys`` must be given: `Unsupported`. Two that place by different rules are `Misuse`.
+        """
+        from .plan import make_plan
+
+        return make_plan(self.copy(), after.copy(), keys, replicas)
+
+    def copy(self) -> Self:
+        """Another placement in the same state, to be changed on its own. Costs next to nothing."""
+        cls = type(self)
+        twin = cls.__new__(cls)
+        twin.__dict__.update(self.__dict__)
+        twin._table, twin._writing = self._table, Lock()
+        return twin
+
+    def _preference(self, table: Table, place: int, exclude: frozenset[str]) -> Iterator[str]:
         state: State = table.state
-        order = self._order(table, table.hash(key))
+        order = self._order(table, place)
         if state.zones:
             order = _spread(order, state.zones, state.sizes)
         if not exclude:

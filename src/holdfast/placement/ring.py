@@ -9,13 +9,15 @@ node alone, which is why a change moves keys only to or from the node that chang
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, cast
+from itertools import islice
+from typing import ClassVar, cast
 
 from ..errors import Misuse
 from ._kernel import Finder, Ring, Table
 from .base import Change, Node, Placement
 from .hashing import DEFAULT_HASH, is_whole, xxh64
 
+LAST = (1 << 64) - 1
 MAX_POINTS = 1 << 20
 """The most points that one node may have: ``points * weight`` stays at or below this."""
 
@@ -49,6 +51,23 @@ class HashRing(Placement):
     def points(self) -> int:
         """How many points a node of weight 1 has."""
         return self._points
+
+    def arcs(self, n: int = 1) -> list[tuple[int, tuple[str, ...]]]:
+        table = self._table
+        nodes: Mapping[str, Node] = table.state.nodes
+        if not nodes:
+            raise self._refuse_empty()
+        if not is_whole(n) or not 1 <= n <= len(nodes):
+            raise Misuse(f"n is a whole number from 1 to the {len(nodes)} nodes there are, not {n!r}")
+        owners: dict[int, str] = {}
+        for name in sorted(nodes):  # of equal points the first name's counts
+            for point in self._node_points(name, 0, self._share(nodes[name])):
+                owners.setdefault(point, name)
+        places = sorted(owners)
+        arcs: list[tuple[int, tuple[str, ...]]] = [(place, (owners[place],)) for place in places]
+        if n > 1:
+            arcs = [(place, tuple(islice(self._preference(table, place, frozenset()), n))) for place in places]
+        return arcs if places[-1] == LAST else [*arcs, (LAST, arcs[0][1])]
 
     def _finder(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Finder:
         places: list[int] = []
