@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from ..fleet import demo
+from ..sync import connect
+from .output import name_engine, say
 
 HELP = """\
 A minute's tour: hash the Python standard library with four workers, harm two of them, and check the books.
@@ -30,6 +32,10 @@ The default is an embedded engine in a temporary folder; nothing is left behind.
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 @click.option("--engine", metavar="URL", help="Where to keep the state; a temporary embedded one by default.")
 def command(engine: str | None, spoil: bool, as_json: bool) -> None:
+    if engine is None:
+        say("an embedded engine in a temporary folder (machine)")
+    else:
+        name_engine(engine, connect(engine).capabilities.scope)
     report = demo.run(engine, silent if as_json else told, spoil)
     if as_json:
         click.echo(json.dumps({"events": report.events, "files": report.files, "workers": report.workers,

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import click
 
-from ..errors import Misuse
+from ..errors import HoldfastError, Misuse
 from ..fleet.each_exec import CannotRun, Command
 from ..fleet.each_items import Item, read_items
 from ..fleet.each_store import PARTITIONS, Store
 from ..fleet.each_worker import Member, Progress, Settings, Summary
 from ..sync import Client
-from .output import engine_options, say
+from .output import engine_options, printable, say
 
 HELP = """\
 Run CMD once for each line of input, shared among all who run the same JOB.
@@ -53,7 +53,7 @@ Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not fou
 @click.command("each", help=HELP, short_help="Run CMD for each line of input, shared among machines.")
 @click.argument("job")
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
-@click.option("--workers", "-w", type=click.IntRange(1), help="CMDs at once here.  [default: CPUs]")
+@click.option("--workers", "-w", type=click.IntRange(1, 1024), help="CMDs at once here.  [default: CPUs]")
 @click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items per CMD, at most.")
 @click.option("--partitions", type=click.IntRange(1, 4096), help=f"Shares of a new job.  [default: {PARTITIONS}]")
 @click.option("--ttl", type=float, default=15.0, show_default=True, help="Seconds until a dead member is replaced.")
@@ -116,7 +116,10 @@ def read_input(source: IO[bytes] | None) -> list[Item]:
         lines = source
     elif sys.stdin is not None and not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         lines = sys.stdin.buffer
-    return read_items(lines)
+    try:
+        return read_items(lines)
+    except OSError as error:
+        raise HoldfastError(f"the input cannot be read: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -137,7 +140,7 @@ def signals_to(member: Member) -> Generator[None]:
 @contextlib.contextmanager
 def progress() -> Generator[Callable[[Progress], None] | None]:
     """A progress bar on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         yield None
         return
     from rich.console import Console
@@ -174,7 +177,7 @@ def print_summary(summary: Summary) -> None:
     }
     click.echo("  " + " · ".join(f"{name} {count}" for name, count in counts.items()), err=True)
     for failure in summary.failures:
-        click.echo(f"  failed: {shown(failure)}", err=True)
+        click.echo(f"  failed: {printable(shown(failure))}", err=True)
     if summary.failed > len(summary.failures):
         click.echo(f"  … and {summary.failed - len(summary.failures)} more", err=True)
 

@@ -9,7 +9,7 @@ import click
 from ..model import Turnstile
 from ..sync import Client
 from ..worlds.threads import drive
-from .output import engine_options, say
+from .output import engine_options, printable, say
 from .status import snapshots
 
 HELP = """\
@@ -45,4 +45,4 @@ def command(client: Client, name: str, kind: str, token: int | None, everyone: b
     for claim in reversed(chosen):  # the last first, so that nobody is admitted only to be evicted
         turnstile = Turnstile(kind, name, stands[0].capacity)
         drive(session.ask(session.engine.leave(turnstile, claim.id, True)))
-        click.echo(f"evicted {claim.owner} (token {claim.token})")
+        click.echo(f"evicted {printable(claim.owner)} (token {claim.token})")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 
 import click
@@ -59,13 +61,14 @@ def holdfast() -> None: ...
 
 
 def run() -> None:
-    """Run the command line. Every error that is ours or click's is one line on stderr and a documented exit code."""
+    """Run the command line. Every error that is ours, click's or the system's is one line and a documented code."""
+    _prepare()
     try:
         sys.exit(holdfast.main(prog_name="holdfast", standalone_mode=False))
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as wanted:
-        click.echo(wanted.format_message())
+        click.echo(wanted.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as wrong:
         usage = wrong.ctx.command_path if isinstance(wrong, click.UsageError) and wrong.ctx else "holdfast"
@@ -77,5 +80,26 @@ def run() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has gone
-        sys.stderr.close()
+        _give_up_output()
         sys.exit(141)
+    except OSError as trouble:  # a full disk, an input that cannot be read
+        _give_up_output()
+        say(f"{trouble.filename or 'input or output'}: {trouble.strerror or trouble}")
+        sys.exit(1)
+
+
+def _prepare() -> None:
+    for fd in range(3):  # one that is closed would become a file of the engine's, and then CMD's
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # closed in CMD again
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logging.basicConfig(format="holdfast: %(message)s")  # warnings: while it goes on, nothing else tells them
+
+
+def _give_up_output() -> None:
+    """What is still to be written would fail again at the end, with a traceback."""
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

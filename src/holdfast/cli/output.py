@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
+from ..engines import without_password
 from ..errors import AcquireTimeout, HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailable, Unsupported
 from ..sync import connect
 
@@ -41,7 +41,12 @@ def exit_code(error: HoldfastError) -> int:
 
 def say(line: str) -> None:
     """One line for people, on stderr."""
-    click.echo(f"holdfast: {line}", err=True)
+    click.echo(f"holdfast: {printable(line)}", err=True)
+
+
+def printable(text: str) -> str:
+    """On one line, and harmless to a terminal: names and owners are whatever somebody chose."""
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,16 +58,13 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--namespace", default="", metavar="NAME", help="Keeps applications on one engine apart.")
     @functools.wraps(command)
     def with_client(*args: Any, engine: str | None, namespace: str, **options: Any) -> Any:
-        with connect(engine or "sqlite://", namespace=namespace) as client:
-            say(f"{shown(engine) if engine else 'the embedded engine'} ({client.capabilities.scope})")
+        with connect("sqlite://" if engine is None else engine, namespace=namespace) as client:
+            name_engine(engine, client.capabilities.scope)
             return command(*args, client=client, **options)
 
     return with_client
 
 
-def shown(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+def name_engine(url: str | None, scope: str) -> None:
+    """The first line on stderr: where the state lives, and how far that reaches."""
+    say(f"{'the embedded engine' if url is None else without_password(url)} ({scope})")

@@ -20,8 +20,8 @@ Run CMD while holding the lock NAME: one at a time, on however many machines thi
 
 CMD finds its fencing token in HOLDFAST_TOKEN and the lock's name in HOLDFAST_NAME. Signals are forwarded to it. If the
 lease is lost (the engine was out of reach for longer than --ttl, or someone evicted it), CMD gets SIGTERM, and SIGKILL
-after --grace. If this process is killed, Linux sends CMD a SIGTERM; on the embedded engine the lock is kept until CMD
-has ended or the lease is over.
+after --grace; where there is no terminal, so does all that it started. If this process is killed, Linux sends CMD a
+SIGTERM; on the embedded engine the lock is kept until CMD has ended or the lease is over.
 
 \b
 Exit codes: CMD's own; {NOT_ACQUIRED} not acquired; {LEASE_LOST} lease lost; 126 CMD cannot run; 127 no such CMD.

@@ -10,7 +10,7 @@ import click
 from ..model import Snapshot
 from ..sync import Client
 from ..worlds.threads import drive
-from .output import engine_options
+from .output import engine_options, printable
 
 HELP = """\
 Show every lock, semaphore, group and partition that somebody holds or waits for.
@@ -88,7 +88,8 @@ def print_table(stands: list[Snapshot]) -> None:
         for claim in stand.claims:
             state = "holds" if claim.admitted else "waits"
             since, ends = f"{claim.age_s:.1f} s", f"{claim.remaining_s:.1f} s"
-            name = "".join(mark if mark.isprintable() else "�" for mark in stand.name)
-            table.add_row(stand.kind, name, claim.owner, state, since, ends, str(claim.token))
+            table.add_row(
+                stand.kind, printable(stand.name), printable(claim.owner), state, since, ends, str(claim.token)
+            )
     console = Console(markup=False, highlight=False)
     console.print(table, width=None if console.is_terminal else 200)

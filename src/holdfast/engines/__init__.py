@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from typing import Any, cast
 
 from ..contract import Engine, Scope
@@ -52,7 +53,7 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         raise Misuse(f"connect() takes a URL ({KNOWN}) or a Redis client, not {type(target).__name__}")
     scheme, mark, rest = target.partition("://")
     if not mark:
-        raise Misuse(f"{target!r} is not a URL; known: {KNOWN}")
+        raise Misuse(f"{without_password(target)!r} is not a URL; known: {KNOWN}")
     if scheme == "memory":
         from .memory import shared
 
@@ -62,6 +63,15 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
     if scheme in REDIS_SCHEMES:
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
     raise Misuse(f"no engine is called {scheme!r}; known: {KNOWN}")
+
+
+def without_password(url: str) -> str:
+    """The URL as people may see it, also where it is no good one: rather too much is hidden than too little."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    user, at, host = rest.rpartition("@")
+    name, colon, _ = user.partition(":")
+    masked = scheme + mark + name + (":***" if colon else "") + at + host
+    return re.sub(r"(\w*passw\w*=)[^&#]*", r"\1***", masked)
 
 
 def _load(engine: str) -> Any:

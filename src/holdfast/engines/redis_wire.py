@@ -273,9 +273,17 @@ def target_at(url: str, asynchronous: bool) -> Target:
         target = _target(pools.ConnectionPool.from_url(plain), None)
         target.connection(CONNECT_S)
     except (TypeError, ValueError, redis.RedisError) as error:
-        parts = urlsplit(url)
-        raise Misuse(f"the URL {scheme}://…{parts.path} has an option that redis-py does not take: {error}") from None
+        raise Misuse(f"the URL {scheme}://… is one that redis-py does not take: {_what_is_wrong(url, error)}") from None
     return target
+
+
+def _what_is_wrong(url: str, error: Exception) -> str:
+    """Without a word of the URL where a part of its password may have been taken for something else."""
+    try:
+        urlsplit(url).port  # noqa: B018
+    except ValueError:
+        return "its host or port is none; in a password write / ? # @ : [ ] as %2F %3F %23 %40 %3A %5B %5D"
+    return str(error)
 
 
 def _target(pool: Any, client: Any) -> Target:

@@ -119,6 +119,7 @@ class Store:
     """One job on one engine."""
 
     def __init__(self, client: Client, job: str, ttl_s: float = 15.0) -> None:
+        check_name(job, "job")
         check_name(f"each:done:{1 << 40}:{1 << 16}:{job}", "job's name with what we put before it")
         self.client = client
         self.job = job

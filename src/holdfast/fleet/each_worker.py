@@ -185,7 +185,7 @@ class Member:
         try:
             self._before = self._store.tally(self._state).done
             for thread in threads:
-                thread.start()
+                _start(thread)
             self._attend()
             if self._failed_here:  # before what still runs has ended: the others need not wait for it
                 self._store.stop(self._state.session, self._failure)
@@ -476,3 +476,10 @@ class Member:
                 summary.failures.append(failure)
                 if len(summary.failures) == LISTED:
                     break
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:  # the system's limit of threads
+        raise HoldfastError(f"this machine starts no more threads: {error}; use fewer --workers") from error

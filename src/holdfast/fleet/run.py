@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
+from ..errors import Misuse, Unsupported
 from ..sync import Client
 
 FORWARDED = tuple(
@@ -38,80 +43,124 @@ def run(
     and SIGKILL after ``grace_s`` seconds. Raises `AcquireTimeout`, `LeaseLost`, `CannotStart`; in each case the lock
     is given back. While waiting for the lock a signal ends the process, out of the queue, with 128 + its number.
     """
+    if os.name != "posix":
+        raise Unsupported("run needs a system with POSIX signals, to stop CMD if the lease is lost")
+    if not 0 <= grace_s < math.inf:
+        raise Misuse(f"grace_s is 0 seconds or more and finite, not {grace_s!r}")
     lock = client.lock(name, ttl_s=ttl_s, timeout_s=timeout_s)
-    with _signals_exit():
-        lease = lock.acquire()
-    with lease:  # leaving it raises LeaseLost if it was lost
-        child = _start(command, {"HOLDFAST_TOKEN": str(lease.token), "HOLDFAST_NAME": name}, client)
-        with _signals_to(child):
-            lease.on_lost(lambda: _stop(child, grace_s))
-            code = child.wait()
+    with _Signals() as signals, lock.acquire() as lease:  # leaving it raises LeaseLost if it was lost
+        signals.wait_for_child()
+        child = _Child(command, {"HOLDFAST_TOKEN": str(lease.token), "HOLDFAST_NAME": name}, client)
+        lease.on_lost(lambda: child.end(grace_s))
+        signals.forward_to(child)
+        code = child.process.wait()
+        if not lease.is_held:
+            child.end(grace_s)  # what it started may go on
     return code if code >= 0 else 128 - code
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], client: Client) -> subprocess.Popen[bytes]:
-    """The child keeps a copy of the engine's lifeline: an embedded claim lives as long as either of us."""
-    lifeline = client.session.world.link.lifeline
-    copies = () if lifeline is None else (os.dup(lifeline),)
-    before_exec = _die_with_parent()  # two system calls, looked up here: a forked child should do little
+class _Child:
+    """CMD. It keeps a copy of the engine's lifeline: an embedded claim lives as long as either of us.
+
+    Without a terminal it is a process group of its own, so that all of it can be ended. At a terminal it stays in ours:
+    job control (reading, Ctrl-Z) works by groups.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], client: Client) -> None:
+        lifeline = client.session.world.link.lifeline
+        copies = () if lifeline is None else (os.dup(lifeline),)
+        before_exec = _die_with_parent()  # two system calls, looked up here: a forked child should do little
+        self._grouped = _terminal_group() is None
+        try:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                pass_fds=copies,
+                preexec_fn=before_exec,  # noqa: PLW1509
+                process_group=0 if self._grouped else None,
+            )
+        except OSError as error:
+            raise CannotStart(command[0], error) from error
+        finally:
+            for copy in copies:
+                os.close(copy)
+
+    def send(self, signum: int) -> None:
+        """To CMD alone."""
+        self.process.send_signal(signum)
+
+    def end(self, grace_s: float) -> None:
+        """SIGTERM, and SIGKILL after ``grace_s``: to its whole group where it has one."""
+        until = time.monotonic() + grace_s
+        going = self._send_all(signal.SIGTERM)
+        while going and time.monotonic() < until:
+            time.sleep(0.02)
+            going = self._send_all(0)
+        if going:
+            self._send_all(signal.SIGKILL)
+
+    def _send_all(self, signum: int) -> bool:
+        """False where nobody is left."""
+        if not self._grouped:
+            self.process.send_signal(signum)
+            return self.process.returncode is None
+        try:
+            os.killpg(self.process.pid, signum)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+class _Signals:
+    """What reaches us: it ends us while we wait for the lock, and reaches CMD once that is there.
+
+    What is ignored (nohup, a shell's ``&``) stays so, for CMD as well.
+    """
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+        self._held: list[int] | None = None  # what came while CMD was being started
+        self._before: dict[int, object] = {}
+
+    def wait_for_child(self) -> None:
+        self._held = []
+
+    def forward_to(self, child: _Child) -> None:
+        self._child = child
+        for signum in self._held or ():
+            child.send(signum)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        if self._child is not None:
+            # once: a terminal sends to the whole foreground group, and CMD is in it
+            if signum not in FROM_TERMINAL or _terminal_group() != os.getpgrp():
+                self._child.send(signum)
+        elif self._held is not None:
+            self._held.append(signum)
+        else:
+            sys.exit(128 + signum)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals there only
+            heard = [signum for signum in FORWARDED if signal.getsignal(signum) is not signal.SIG_IGN]
+            self._before = {signum: signal.signal(signum, self._handle) for signum in heard}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, former in self._before.items():
+            signal.signal(signum, former)  # type: ignore[arg-type]
+
+
+def _terminal_group() -> int | None:
+    """The process group in the foreground of our terminal; None where we have no terminal."""
     try:
-        return subprocess.Popen(command, env={**os.environ, **environment}, pass_fds=copies, preexec_fn=before_exec)  # noqa: PLW1509
-    except OSError as error:
-        raise CannotStart(command[0], error) from error
-    finally:
-        for copy in copies:
-            os.close(copy)
-
-
-def _stop(child: subprocess.Popen[bytes], grace_s: float) -> None:
-    child.terminate()
-    try:
-        child.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        child.kill()
-
-
-@contextlib.contextmanager
-def _signals_exit() -> Generator[None]:
-    """While waiting: leave the queue in order. Ctrl-C does so by itself."""
-
-    def leave(signum: int, frame: object) -> None:
-        sys.exit(128 + signum)
-
-    with _handlers(leave, [signum for signum in FORWARDED if signum != signal.SIGINT]):
-        yield
-
-
-@contextlib.contextmanager
-def _signals_to(child: subprocess.Popen[bytes]) -> Generator[None]:
-    """While it runs: what reaches us reaches the child, once: a terminal sends to the whole foreground group."""
-
-    def forward(signum: int, frame: object) -> None:
-        if signum not in FROM_TERMINAL or not _in_foreground():
-            child.send_signal(signum)
-
-    with _handlers(forward, FORWARDED):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handler: Callable[[int, object], None], signums: Sequence[int]) -> Generator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in its main thread only
-        return
-    before = {signum: signal.signal(signum, handler) for signum in signums}
-    try:
-        yield
-    finally:
-        for signum, former in before.items():
-            signal.signal(signum, former)
-
-
-def _in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # stdin is no terminal
-        return False
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return None
+    with contextlib.closing(os.fdopen(terminal)):
+        return os.tcgetpgrp(terminal)
 
 
 def _die_with_parent() -> Callable[[], None] | None:
