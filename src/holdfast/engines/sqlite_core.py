@@ -30,7 +30,6 @@ Clock = Callable[[], float]
 
 log = logging.getLogger("holdfast.sqlite")
 
-OPEN_S = 5.0
 CLOSE_S = 1.0
 
 
@@ -169,8 +168,8 @@ class Core:
 
     # -- opening and closing
 
-    def opened(self) -> Post:
-        return self._post or self._open(OPEN_S)
+    def opened(self, timeout_s: float) -> Post:
+        return self._post or self._open(timeout_s)
 
     def _open(self, timeout_s: float) -> Post:
         with self._opening:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from ..contract import LISTEN_S, Deliver, Request
 from ..errors import HoldfastError
 from ..model import Turnstile
-from .sqlite_core import OPEN_S, Core
+from .sqlite_core import Core
 from .sqlite_store import Busy
 from .sqlite_turnstile import Desk
 
@@ -47,7 +47,7 @@ class SqliteLink:
 
     def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         listener = self._core.listener
-        receiver = listener.bind(self._core.opened(), deliver, look_again)
+        receiver = listener.bind(self._core.opened(timeout_s), deliver, look_again)
         if receiver is not None:
             listener.run_in_thread(receiver)
         return receiver is not None
@@ -56,7 +56,7 @@ class SqliteLink:
         self.call(self._core.watch(turnstile), timeout_s)
 
     def unwatch(self, turnstile: Turnstile) -> None:
-        self.call(self._core.unwatch(turnstile), OPEN_S)
+        self.call(self._core.unwatch(turnstile), LISTEN_S)
 
     def close(self) -> None:
         self._core.close()
@@ -98,9 +98,9 @@ class AsyncSqliteLink:
                 replies.append(error)
         return replies
 
-    async def listen(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         listener = self._core.listener
-        post = await self._in_thread(self._core.opened)
+        post = await self._in_thread(self._core.opened, timeout_s)
         receiver = listener.bind(post, deliver, look_again)
         if receiver is None:
             return False
@@ -114,7 +114,7 @@ class AsyncSqliteLink:
         await self.call(self._core.watch(turnstile), timeout_s)
 
     async def unwatch(self, turnstile: Turnstile) -> None:
-        await self.call(self._core.unwatch(turnstile), OPEN_S)
+        await self.call(self._core.unwatch(turnstile), LISTEN_S)
 
     async def close(self) -> None:
         if self._receiver is not None:
