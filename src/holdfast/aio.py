@@ -101,7 +101,10 @@ class Client:
     async def attach(self, text: str) -> Lease:
         """Take over what `Lease.detach` let go, in this or another process."""
         session = self.session
-        return Lease(session, await leases.attach(session, text))
+        tenure = leases.detached(session, text)
+        lease = Lease(session, tenure)
+        await leases.attach(session, tenure)
+        return lease
 
     async def ping(self) -> None:
         """One round trip to the engine. Raises `Unavailable`."""
@@ -113,9 +116,11 @@ class Client:
         self._closed = True
         live = self._live.pop(asyncio.get_running_loop(), None)
         if live is not None:
-            await live.close()
-            await live.world.link.close()
-            await live.world.stop()  # type: ignore[attr-defined]
+            try:
+                await live.close()
+            finally:
+                await live.world.link.close()
+                await live.world.stop()  # type: ignore[attr-defined]
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,7 +276,8 @@ class Lease(leases.LeaseBase):
 
     def _cancel_task_on_lost(self) -> None:
         """Cancel the running task if the lease is lost before the ``async with`` that it is used in ends."""
-        self._guards.append(_CancelOnLost(self))
+        if not self._guards:  # once, though it was taken again within
+            self._guards.append(_CancelOnLost(self))
 
     async def __aenter__(self) -> Self:
         return self
@@ -400,7 +406,10 @@ class Group:
     async def join(self, payload: bytes = b"", ttl_s: float = 15.0) -> Lease:
         """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` at most."""
         session = self._client.session
-        return Lease(session, await groups.join(session, self._turnstile, payload, ttl_s))
+        tenure = groups.new_member(session, self._turnstile, payload, ttl_s)
+        lease = Lease(session, tenure)
+        await groups.join(session, tenure)
+        return lease
 
     async def members(self) -> list[Member]:
         """Who is in now, senior first."""

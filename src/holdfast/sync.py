@@ -104,7 +104,10 @@ class Client:
     def attach(self, text: str) -> Lease:
         """Take over what `Lease.detach` let go, in this or another process."""
         session = self.session
-        return Lease(session, drive(leases.attach(session, text)))
+        tenure = leases.detached(session, text)
+        lease = Lease(session, tenure)
+        drive(leases.attach(session, tenure))
+        return lease
 
     def ping(self) -> None:
         """One round trip to the engine. Raises `Unavailable`."""
@@ -117,8 +120,10 @@ class Client:
             self._closed = True
             live, self._live = self._live, None
         if live is not None:
-            drive(live.close())
-            live.world.link.close()
+            try:
+                drive(live.close())
+            finally:
+                live.world.link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -372,7 +377,10 @@ class Group:
     def join(self, payload: bytes = b"", ttl_s: float = 15.0) -> Lease:
         """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` at most."""
         session = self._client.session
-        return Lease(session, drive(groups.join(session, self._turnstile, payload, ttl_s)))
+        tenure = groups.new_member(session, self._turnstile, payload, ttl_s)
+        lease = Lease(session, tenure)
+        drive(groups.join(session, tenure))
+        return lease
 
     def members(self) -> list[Member]:
         """Who is in now, senior first."""

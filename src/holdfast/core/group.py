@@ -35,13 +35,17 @@ def group_turnstile(engine: Capabilities, name: str) -> Turnstile:
     return Turnstile("group", check_name(name), UNBOUNDED, announces=True)
 
 
-async def join(
+def new_member(
     session: Session, turnstile: Turnstile, payload: bytes, ttl_s: float, mailbox: Mailbox | None = None
 ) -> Tenure:
-    """Become a member until released, lost, or dead for ``ttl_s``."""
+    """A claim to membership, not yet sent."""
     check_payload(payload)
     check_ttl(session.engine.capabilities, ttl_s)
-    tenure = session.new_tenure(turnstile, 0, ttl_s, payload=payload, mailbox=mailbox)
+    return session.new_tenure(turnstile, 0, ttl_s, payload=payload, mailbox=mailbox)
+
+
+async def join(session: Session, tenure: Tenure) -> None:
+    """Become a member until released, lost, or dead for ``ttl_s``."""
     try:
         while (await session.enter(tenure, nowait=False)).state is not State.ADMITTED:
             pass  # it expired on the way (a long pause): enter afresh
@@ -49,7 +53,6 @@ async def join(
         await session.undo(tenure)
         raise
     session.hold(tenure, session.world.now())
-    return tenure
 
 
 async def members(session: Session, turnstile: Turnstile) -> list[Member]:
@@ -60,7 +63,9 @@ async def members(session: Session, turnstile: Turnstile) -> list[Member]:
 async def _look(session: Session, turnstile: Turnstile) -> tuple[list[Member], float]:
     """The members, and how soon the first of them would be gone if it were dead."""
     snapshot = await session.ask(session.engine.look(turnstile))
-    found = [Member(claim.id, claim.owner, claim.payload, claim.token) for claim in snapshot.admitted]
+    found = [
+        Member(claim.id, claim.owner, claim.payload, claim.token) for claim in snapshot.admitted if not claim.weight
+    ]
     return found, min([claim.remaining_s for claim in snapshot.claims], default=LOOK_S)
 
 

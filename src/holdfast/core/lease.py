@@ -161,8 +161,7 @@ class LeaseBase:
         """Call this once if the lease is lost, apart from the renewer; at once if it already is."""
         self._tenure.on_lost.append(callback)
         if self._tenure.ended == "lost":
-            self._tenure.on_lost.clear()
-            self._session.world.notify(callback)
+            self._session.tell_lost(self._tenure)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._tenure.turnstile.address} token={self.token} {self.state}>"
@@ -179,9 +178,12 @@ async def wait_lost(session: Session, tenure: Tenure, timeout_s: float | None) -
     until = NEVER_S if timeout_s is None else session.world.now() + timeout_s
     mailbox = session.world.mailbox()
     tenure.ends.append(mailbox)
-    while not tenure.ended:
-        if await session.world.wait_signal(mailbox, until) is None:
-            break
+    try:
+        while not tenure.ended:
+            if await session.world.wait_signal(mailbox, until) is None:
+                break
+    finally:
+        tenure.ends.remove(mailbox)
     return tenure.ended == "lost"
 
 
@@ -189,8 +191,13 @@ async def detach(session: Session, tenure: Tenure) -> str:
     """Stop keeping the claim and describe it, so that another process can attach it before its time is over."""
     if tenure.ended or session.world.now() >= tenure.deadline:
         raise LeaseLost(lost_message(tenure))
+    inbox = tenure.claim.inbox
     tenure.claim = tenure.claim._replace(inbox="")
-    standing = await session.renew_one(tenure)
+    try:
+        standing = await session.renew_one(tenure)
+    except BaseException:
+        tenure.claim = tenure.claim._replace(inbox=inbox)  # it stays ours: the next renewal tells the engine
+        raise
     if standing.state is State.GONE:
         session.lose(tenure, "the engine no longer knew it")
         raise LeaseLost(lost_message(tenure))
@@ -201,8 +208,8 @@ async def detach(session: Session, tenure: Tenure) -> str:
     return "hf1." + base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
 
 
-async def attach(session: Session, text: str) -> Tenure:
-    """Take over a detached claim. Raises `Misuse` for what is none or another engine's, `LeaseLost` if it ended."""
+def detached(session: Session, text: str) -> Tenure:
+    """The claim that `detach` described, as ours. Raises `Misuse` for what is none or another engine's."""
     try:
         if not text.startswith("hf1."):
             raise ValueError(text)
@@ -216,9 +223,14 @@ async def attach(session: Session, text: str) -> Tenure:
     claim = Claim(claim_id, weight, ttl_s, session.world.inbox)
     tenure = Tenure(Turnstile(kind, name, capacity), claim, session.world.mailbox(), renews=renews, max_hold_s=None)
     tenure.token, tenure.openings = token, openings
+    return tenure
+
+
+async def attach(session: Session, tenure: Tenure) -> None:
+    """Take over a detached claim. Raises `LeaseLost` if it ended."""
+    tenure.first_sent = session.world.now()
     standing = await session.renew_one(tenure)
     if standing.state is not State.ADMITTED:
         tenure.ended, tenure.why = "lost", "it ended before it was attached"
         raise LeaseLost(lost_message(tenure))
     session.hold(tenure, session.world.now())
-    return tenure

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from .. import model
 from ..contract import Capabilities
-from ..errors import HoldfastError, LeaseLost, Misuse, Unsupported
+from ..errors import HoldfastError, Misuse, Unsupported
 from ..model import Signal, State, Turnstile, check_name
 from ..placement import HashRing
-from .group import Watch, join
-from .lease import LeaseBase
+from ..world import Mailbox
+from .group import Watch, join, new_member
+from .lease import LeaseBase, try_acquire
 from .recipe import check_ttl
 from .session import Session
 from .tenure import Tenure
@@ -27,6 +28,9 @@ log = logging.getLogger("holdfast.partitions")
 L = TypeVar("L", bound=LeaseBase)
 
 MAX_PARTITIONS = 1 << 16
+
+AT_ONCE = 64
+"""How many partitions one member hands over at the same time, each with its ``on_revoked`` in a thread of its own."""
 
 
 def member_turnstile(engine: Capabilities, name: str, count: int, ttl_s: float) -> Turnstile:
@@ -55,7 +59,7 @@ class Share(Generic[L]):
 
     ``make_lease`` turns an admitted claim into the face's lease. ``on_assigned`` is called with each partition that we
     come to own and its lease; ``on_revoked`` with each that we are about to hand over, or have lost: a partition is
-    handed over when it returns.
+    handed over when it returns, and is not ours again before.
     """
 
     def __init__(
@@ -78,78 +82,94 @@ class Share(Generic[L]):
         self._mailbox = session.world.mailbox()
         self._watch = Watch(session, turnstile, self._mailbox)
         self._member: Tenure | None = None
+        # What is ours or will be. Each partition is in one of these at most; `_run` alone puts in.
         self._entering: dict[str, tuple[int, Tenure]] = {}  # by claim id
         self._owned: dict[int, tuple[Tenure, L]] = {}
-        self._leaving: set[int] = set()  # owned still, but on the way to the next owner
-        self._observers = [session.world.mailbox()]
+        self._leaving: dict[int, tuple[Tenure, L]] = {}  # owned still, but on the way to the next owner
+        self._changes = session.world.mailbox()
+        self._changed = False
+        self._leavers: list[Mailbox] = []
         self._stopping = False
         self._stopped = False
 
     @property
     def owned(self) -> Mapping[int, L]:
         """What we own now, by partition, each with its lease."""
-        return {partition: lease for partition, (_, lease) in list(self._owned.items())}
+        kept = [*list(self._owned.items()), *list(self._leaving.items())]
+        return {partition: lease for partition, (_, lease) in kept}
 
     @property
     def member_id(self) -> str:
         """Who we are among ``members()``; empty while we are none."""
-        return self._member.claim.id if self._member is not None else ""
+        return self._member.claim.id if self._member is not None and not self._stopping else ""
 
     async def start(self) -> None:
         """Join, or raise; from then on the share is kept in the background."""
-        await self._join()
-        self._session.world.spawn(self._run(), "holdfast-partitions")
+        self._member = await self._join()
+        try:
+            self._session.world.spawn(self._run(), "holdfast-partitions")
+        except BaseException:
+            self._stopping = True
+            await self._session.undo(self._member)
+            raise
 
     async def wait_change(self, until: float) -> bool:
         """Wait until what we own has changed since this was last asked; False at ``until``."""
-        return await self._session.world.wait_signal(self._observers[0], until) is not None
+        signal = await self._session.world.wait_signal(self._changes, until)
+        self._changed = False
+        return signal is not None
 
     async def leave(self) -> None:
-        """Hand everything over at once, and go."""
-        observer = self._session.world.mailbox()
-        self._observers.append(observer)
+        """Hand everything over at once, and go. Returns when every ``on_revoked`` has."""
+        mailbox = self._session.world.mailbox()
+        self._leavers.append(mailbox)
         self._stopping = True
         self._mailbox.post(Signal(model.NUDGE))
-        while not self._stopped:
-            await self._session.world.wait_signal(observer, self._session.world.now() + 1.0)
+        while not self._stopped and not self._session.closing:
+            await self._session.world.wait_signal(mailbox, self._session.world.now() + 1.0)
 
     async def _run(self) -> None:
+        look_at = self._session.world.now()
         try:
             while not self._stopping and not self._session.closing:
                 try:
-                    until = await self._settle()
+                    await self._hear(look_at)
+                    look_at = await self._settle()
                 except HoldfastError as trouble:
-                    log.warning("partitions of %s: %s; going on", self._turnstile.name, trouble)
-                    until = self._session.world.now() + 0.2 + 0.3 * self._session.world.random()
-                await self._hear(until)
+                    if not self._session.closing:
+                        log.warning("partitions of %s: %s; going on", self._turnstile.name, trouble)
+                    look_at = self._session.world.now() + 0.2 + 0.3 * self._session.world.random()
         finally:
             await self._session.world.shield(self._hand_over_all(), self._ttl_s)
 
     async def _settle(self) -> float:
         """Bring what we own and wait for in line with who is there; when to do so again."""
-        if self._member is None:
-            await self._join()
+        await self._hand_over([partition for partition, (tenure, _) in self._owned.items() if tenure.ended])
+        if self._member is None or self._member.ended:
+            self._member = None
+            self._member = await self._join()
         found = await self._watch.look()
         if self.member_id not in [member.id for member in found]:
             return self._watch.look_at  # the renewer will say so too, or the next look sees us
         owner_of = shares((member.id for member in found), self._turnstile.capacity)
         want = {partition for partition, owner in owner_of.items() if owner == self.member_id}
-        for partition in [partition for partition in list(self._owned) if partition not in want]:
-            await self._hand_over(partition)
+        await self._hand_over([partition for partition in self._owned if partition not in want])
         for claim_id, (partition, tenure) in list(self._entering.items()):
             if partition not in want:
-                self._entering.pop(claim_id, None)
+                del self._entering[claim_id]
                 await self._session.undo(tenure)
-        sought = {partition for partition, _ in self._entering.values()} | self._owned.keys()
-        for partition in sorted(want - sought):
+        entering = {partition for partition, _ in self._entering.values()}
+        for partition in sorted(want - entering - self._owned.keys() - self._leaving.keys()):
             await self._enter(partition)
         return self._watch.look_at
 
-    async def _join(self) -> None:
+    async def _join(self) -> Tenure:
+        tenure = new_member(self._session, self._turnstile, self._payload, self._ttl_s, self._mailbox)
         try:
-            self._member = await join(self._session, self._turnstile, self._payload, self._ttl_s, self._mailbox)
+            await join(self._session, tenure)
         except Misuse as wrong:
             raise Misuse(f"all members of partitions {self._turnstile.name!r} give the same count: {wrong}") from None
+        return tenure
 
     async def _enter(self, partition: int) -> None:
         turnstile = partition_turnstile(self._turnstile.name, partition)
@@ -161,34 +181,27 @@ class Share(Generic[L]):
             raise
         if standing.state is State.ADMITTED:
             await self._own(partition, tenure)
-        elif standing.state is State.WAITING:
-            self._entering[tenure.claim.id] = (partition, tenure)
+        else:
+            self._entering[tenure.claim.id] = partition, tenure
 
     async def _hear(self, until: float) -> None:
         """Take in the signals that came, after waiting for the first until ``until``."""
         world = self._session.world
         signal = await world.wait_signal(self._mailbox, until)
         while signal is not None:
-            await self._take(signal)
+            if signal.key in self._entering:
+                await self._advance(signal, *self._entering[signal.key])
             signal = await world.wait_signal(self._mailbox, world.now())
 
-    async def _take(self, signal: Signal) -> None:
-        if signal.key in self._entering:
-            partition, tenure = self._entering.pop(signal.key)
-            if signal.kind == model.ADMITTED and await self._surely_admitted(tenure):
-                await self._own(partition, tenure)
-            else:
-                await self._session.undo(tenure)
-        elif signal.kind == model.LOST:
-            if self._member is not None and signal.key == self._member.claim.id:
-                self._member = None
-            for partition in [p for p, (tenure, _) in list(self._owned.items()) if tenure.claim.id == signal.key]:
-                await self._hand_over(partition)
-
-    async def _surely_admitted(self, tenure: Tenure) -> bool:
-        if self._session.world.now() + self._ttl_s / 3 < tenure.deadline:
-            return True
-        return (await self._session.renew_one(tenure)).state is State.ADMITTED
+    async def _advance(self, signal: Signal, partition: int, tenure: Tenure) -> None:
+        """A claim of ours that waited is said to have been admitted, or to be gone."""
+        state = State.ADMITTED
+        if signal.kind != model.ADMITTED or self._session.world.now() + self._ttl_s / 3 >= tenure.deadline:
+            state = (await self._session.renew_one(tenure)).state  # a hint that can't be relied on: ask
+        if state is not State.WAITING:
+            del self._entering[signal.key]
+        if state is State.ADMITTED:
+            await self._own(partition, tenure)
 
     async def _own(self, partition: int, tenure: Tenure) -> None:
         self._session.hold(tenure, self._session.world.now())
@@ -197,44 +210,64 @@ class Share(Generic[L]):
         await self._call(self._on_assigned, partition, lease)
         self._tell()
 
-    async def _hand_over(self, partition: int) -> None:
-        """Give a partition back, once its user has let go: apart, so that one that takes long holds up no other."""
-        if partition in self._leaving:
-            return
-        self._leaving.add(partition)
-        if self._on_revoked is None:
-            await self._let_go(partition)
-        else:
-            self._session.world.spawn(self._let_go(partition), "holdfast-hand-over")
+    async def _hand_over(self, partitions: Sequence[int]) -> None:
+        """Give these back, each once its user has let go: apart, so that one that takes long holds up no other."""
+        for partition in partitions[: AT_ONCE - len(self._leaving)]:  # each that is done nudges us to see to the rest
+            self._leaving[partition] = self._owned[partition]
+            del self._owned[partition]
+            if self._on_revoked is None:
+                await self._let_go(partition)
+            else:
+                self._session.world.spawn(self._let_go(partition), "holdfast-hand-over")
 
     async def _let_go(self, partition: int) -> None:
-        await self._call(self._on_revoked, partition)
-        tenure, _ = self._owned.pop(partition)
+        tenure, _ = self._leaving[partition]
         try:
-            await self._session.release(tenure)
-        except HoldfastError as trouble:
-            log.info("partition %d of %s: %s", partition, self._turnstile.name, trouble)
+            await self._call(self._on_revoked, partition)
         finally:
-            self._leaving.discard(partition)
-            self._tell()
-            self._mailbox.post(Signal(model.NUDGE))
+            try:
+                await self._session.release(tenure)
+            except HoldfastError as trouble:
+                log.info("partition %d of %s: %s", partition, self._turnstile.name, trouble)
+            finally:
+                del self._leaving[partition]
+                self._tell()
+                self._mailbox.post(Signal(model.NUDGE))
 
     async def _hand_over_all(self) -> None:
-        for _, tenure in self._entering.values():
-            await self._session.undo(tenure)
-        for partition in list(self._owned):
-            await self._hand_over(partition)
-        while self._leaving:
-            await self._session.world.wait_signal(self._mailbox, self._session.world.now() + 1.0)
-        if self._member is not None and not self._session.closing:
-            try:
+        closing = self._session.closing  # then all was given back already
+        if not closing:
+            for _, tenure in self._entering.values():
+                await self._session.undo(tenure)
+            await self._retire()
+        while self._owned or (self._leaving and not self._session.closing):
+            await self._hand_over(list(self._owned))
+            if self._leaving:
+                await self._session.world.wait_signal(self._mailbox, self._session.world.now() + 1.0)
+        try:
+            if self._member is not None and not closing:
                 await self._session.release(self._member)
-            except LeaseLost as lost:
-                log.info("%s", lost)
-        if not self._session.closing:
-            await self._watch.stop()
+                await self._watch.stop()
+        except HoldfastError as trouble:
+            log.info("leaving partitions %s: %s", self._turnstile.name, trouble)
         self._stopped = True
-        self._tell()
+        for mailbox in self._leavers:
+            mailbox.post(Signal(model.NUDGE))
+
+    async def _retire(self) -> None:
+        """Be no member any more, so that others line up for what is ours; but hold them to our count meanwhile.
+
+        By a claim that has a weight, unlike a member's.
+        """
+        if self._member is None or self._member.ended or not (self._owned or self._leaving):
+            return
+        retired = self._session.new_tenure(self._turnstile, 1, self._ttl_s)
+        try:
+            if await try_acquire(self._session, retired):
+                member, self._member = self._member, retired
+                await self._session.release(member)
+        except HoldfastError as trouble:
+            log.info("leaving partitions %s: %s", self._turnstile.name, trouble)
 
     async def _call(self, callback: Callable[..., Any] | None, *args: Any) -> None:
         if callback is None:
@@ -247,8 +280,10 @@ class Share(Generic[L]):
             log.exception("a callback of partitions %s raised", self._turnstile.name)
 
     def _tell(self) -> None:
-        for observer in self._observers:
-            observer.post(Signal(model.NUDGE))
+        """What we own has changed: once is enough, until that has been seen."""
+        if not self._changed:
+            self._changed = True
+            self._changes.post(Signal(model.NUDGE))
 
 
 async def owners(session: Session, name: str, count: int) -> dict[int, str]:

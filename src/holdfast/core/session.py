@@ -57,6 +57,7 @@ class Session:
         self._mailbox = world.mailbox()
         self._numbers = itertools.count(1)
         self._wake_at = NEVER_S
+        self._renewers = itertools.count()
         self._renewing = False
 
     # -- claims
@@ -97,8 +98,7 @@ class Session:
                 tenure.first_sent = None  # surely nothing was done, so there is nothing to undo
             raise
         if standing.state is State.ADMITTED or standing.state is State.WAITING:
-            tenure.acknowledge(sent, standing)
-            self._expect(tenure)
+            self._keep(tenure, sent, standing)
             if tenure.deadline - self.world.now() < tenure.claim.ttl_s / 3:
                 return await self.renew_one(tenure, give_up_at)
             return standing
@@ -118,10 +118,14 @@ class Session:
         if standing.state is State.GONE:
             tenure.first_sent = None
         else:
-            self.tenures[tenure.claim.id] = tenure
-            tenure.acknowledge(sent, standing)
-            self._expect(tenure)
+            self._keep(tenure, sent, standing)
         return standing
+
+    def _keep(self, tenure: Tenure, sent: float, standing: Standing) -> None:
+        self._refuse_closed()  # it may have been closed meanwhile, and gave this claim back
+        self.tenures[tenure.claim.id] = tenure
+        tenure.acknowledge(sent, standing)
+        self._expect(tenure)
 
     def _refuse_closed(self) -> None:
         if self.closing:
@@ -133,6 +137,8 @@ class Session:
         tenure.hold(now)
         if self.hooks:
             self.emit("held", tenure, now - started)
+        if self.tenures.get(tenure.claim.id) is not tenure and not tenure.ended:
+            self._lost(tenure, "it was gone again before its holder knew that it had it")
 
     async def release(self, tenure: Tenure) -> None:
         """Give a held claim back. Raises `LeaseLost` if it was lost before; a second release does nothing.
@@ -140,36 +146,41 @@ class Session:
         Where the engine cannot be reached the renewer goes on trying in the background, and this returns: what the
         lease covered is covered.
         """
+        now = self.world.now()
         if self.tenures.pop(tenure.claim.id, None) is None:
             if tenure.ended == "lost":
                 raise LeaseLost(lost_message(tenure))
             return
-        now = self.world.now()
         if now >= tenure.deadline:
-            self._end(tenure, "lost", "its time ran out")
+            self._lost(tenure, "its time ran out")
             raise LeaseLost(lost_message(tenure))
-        self._end(tenure, "released")
+        tenure.ended = "released"  # whatever the engine says, it is ours no more
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
         try:
             left = await self.world.call(request, self.patience_s)
         except (Unavailable, OutcomeUnknown) as trouble:
             tenure.unknown = True
             log.warning("release of %s is being retried: %s", tenure.turnstile.address, trouble)
+            self._end(tenure, "released")
             await self._give_back(tenure, min(now + self.patience_s, tenure.deadline))
             return
         except BaseException:
             tenure.unknown = True
+            self._end(tenure, "released")
             await self.undo(tenure)
             raise
         if not left:
-            tenure.ended, tenure.why = "lost", f"{self.engine.capabilities.engine} no longer knew it at its release"
+            self._lost(tenure, f"{self.engine.capabilities.engine} no longer knew it at its release")
             raise LeaseLost(lost_message(tenure))
+        self._end(tenure, "released")
 
     async def undo(self, tenure: Tenure, patience_s: float = CLEANUP_S) -> None:
         """Give back whatever an unfinished acquire or release may have left, whatever interrupts us meanwhile.
 
         One try at least, and more for up to ``patience_s``; then the renewer goes on with it.
         """
+        if tenure.first_sent is not None:  # first of all: if even this is interrupted, the renewer does it
+            self._bequeath(tenure, self.world.now() + CLEANUP_S)
         self.tenures.pop(tenure.claim.id, None)
         if not tenure.ended:
             self._end(tenure, "given up")
@@ -178,13 +189,15 @@ class Session:
 
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
-        self._bequeath(tenure, NEVER_S)
+        self._bequeath(tenure, self.world.now() + CLEANUP_S)
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
         try:
             await self.ask(request, until, tenure)
-        except HoldfastError as trouble:
-            log.info("giving back %s goes on in the background: %s", tenure.turnstile.address, trouble)
+        except BaseException as trouble:
             self._bequeath(tenure, self.world.now())
+            if not isinstance(trouble, HoldfastError):
+                raise
+            log.info("giving back %s goes on in the background: %s", tenure.turnstile.address, trouble)
         else:
             self.graves.pop(tenure.claim.id, None)
 
@@ -318,7 +331,7 @@ class Session:
 
     def _end(self, tenure: Tenure, how: str, why: str = "") -> None:
         tenure.ended, tenure.why, tenure.handle = how, why, None
-        for mailbox in tenure.ends:
+        for mailbox in list(tenure.ends):
             mailbox.post(Signal(model.NUDGE))
         if self.hooks:
             held_s = self.world.now() - tenure.held_since if tenure.admitted else 0.0
@@ -330,28 +343,41 @@ class Session:
         self._end(tenure, "detached")
 
     def lose(self, tenure: Tenure, why: str) -> None:
-        """The lease is over; tell its holder, once."""
+        """The claim is no more; tell its holder, or who waits with it, once."""
         if self.tenures.pop(tenure.claim.id, None) is None:
             return
+        if tenure.admitted:  # asked after it was taken out, as `hold` says it before it looks whether it is in
+            self._lost(tenure, why)
+        else:
+            tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
+
+    def _lost(self, tenure: Tenure, why: str) -> None:
         log.warning("lost %s (token %d): %s", tenure.turnstile.address, tenure.token, why)
         self._end(tenure, "lost", why)
-        for callback in list(tenure.on_lost):
-            self.world.notify(callback)
+        self.tell_lost(tenure)
         tenure.mailbox.post(Signal(model.LOST, tenure.claim.id))
+
+    def tell_lost(self, tenure: Tenure) -> None:
+        """Call back who asked to be told, each once, though several threads may be at it."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self.world.notify(tenure.on_lost.pop(0))
 
     # -- the renewer
 
     def _expect(self, tenure: Tenure) -> None:
         """Make sure the renewer wakes for this tenure; a nudge only where it would sleep too long."""
         if not self._renewing:
-            self._renewing = True
             self.world.spawn(self._renew_forever(), "holdfast-renewer")
+            self._renewing = True
         wake_at = tenure.wake_at
         if wake_at < self._wake_at:
             self._wake_at = wake_at
             self.nudge()
 
     async def _renew_forever(self) -> None:
+        if next(self._renewers):  # the first one stays
+            return
         while not self.closing:
             await self.world.wait_signal(self._mailbox, self._wake_at)
             while self._orphans:
@@ -371,7 +397,7 @@ class Session:
         now = self.world.now()
         for tenure in list(self.tenures.values()):
             if now >= tenure.deadline:
-                self._expire(tenure)
+                self.lose(tenure, "its time ran out before a renewal was acknowledged")
             elif now >= tenure.hold_until:
                 self.lose(tenure, f"held for longer than max_hold_s={tenure.max_hold_s}")
                 self._bequeath(tenure, now)
@@ -398,12 +424,6 @@ class Session:
                 tenure.due = self.world.now() + self._pause_s(tenure)
             else:
                 self.graves.pop(tenure.claim.id, None)
-
-    def _expire(self, tenure: Tenure) -> None:
-        if tenure.admitted:
-            self.lose(tenure, "its time ran out before a renewal was acknowledged")
-        elif self.tenures.pop(tenure.claim.id, None) is not None:
-            tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
 
     def _timeout_s(self) -> float:
         """How long a call of the renewer may take: half of what the first lease to end has left.
@@ -444,10 +464,7 @@ class Session:
     def _hear(self, tenure: Tenure, standing: Standing, sent: float) -> None:
         if standing.state is State.GONE:
             tenure.first_sent = None
-            if tenure.admitted:
-                self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
-            elif self.tenures.pop(tenure.claim.id, None) is not None:
-                tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
+            self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
             return
         tenure.acknowledge(sent, standing)
         if standing.state is State.ADMITTED:

@@ -34,14 +34,17 @@ class Queue:
             session.emit("waiting", tenure)
             if await session.listen(deadline):  # signals flow only from now on: what was said before is lost
                 standing = await session.renew_one(tenure, deadline)
+        trusts = True  # what a signal says of our place
         while standing.state is not State.ADMITTED:
             if standing.state is not State.WAITING:  # our place was lost: a long pause, or the engine's data is gone
                 standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
+                trusts = False  # a late one may speak of the place that was lost
                 continue
             signal = await session.world.wait_signal(tenure.mailbox, deadline)
             if signal is None:
                 raise _timeout(tenure)
-            if signal.kind == model.ADMITTED and session.world.now() + tenure.claim.ttl_s / 3 < tenure.deadline:
+            left_s = tenure.deadline - session.world.now()
+            if signal.kind == model.ADMITTED and trusts and left_s > tenure.claim.ttl_s / 3:
                 return
             # A hint that can't be relied on: ask.
             standing = await session.renew_one(tenure, deadline)
