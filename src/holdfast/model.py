@@ -76,7 +76,10 @@ class State(enum.IntEnum):
 
 
 class Standing(NamedTuple):
-    """The answer to enter and renew. ``look_in_s``: how soon a waiting claim should be renewed to see more."""
+    """The answer to enter and renew. ``look_in_s``: how soon a waiting claim should be renewed to see more.
+
+    That is when what stands before it ends if it is dead: the admitted for the first who waits, else the one just ahead.
+    """
 
     state: State
     token: int = 0

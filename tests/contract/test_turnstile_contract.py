@@ -204,6 +204,15 @@ def test_the_head_of_the_queue_is_told_when_to_look(seat: Seat) -> None:
     assert 0 < seat.enter(MUTEX, "b").look_in_s <= 5.0
 
 
+def test_others_are_told_to_look_when_the_one_just_ahead_would_be_gone(seat: Seat) -> None:
+    for id, ttl_s in (("a", 30.0), ("b", 5.0), ("c", 20.0)):
+        seat.enter(MUTEX, seat.claim(id, ttl_s=ttl_s))
+    assert 0 < seat.renew(MUTEX, "c").look_in_s <= 5.0
+    assert 5.0 < seat.enter(MUTEX, "d").look_in_s <= 30.0
+    seat.leave(MUTEX, "a")
+    assert 0 < seat.renew(MUTEX, seat.claim("c", ttl_s=20.0)).look_in_s <= 5.0
+
+
 # -- signals
 
 

@@ -6,6 +6,7 @@ Scope: this process. It serves tests, the simulator, and programs of one process
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import time
@@ -255,10 +256,9 @@ class MemoryEngine:
         if place.admitted:
             waits = place.wanted or not all(other.admitted for other in stand.places.values())
             return Standing(State.ADMITTED, place.token, waits)
-        ends = [p.end for p in stand.places.values() if p.admitted]
-        waiting = [p for p in stand.places.values() if not p.admitted]
-        look_in_s = min(ends, default=NEVER_S) - self.clock() if waiting[0] is place else NEVER_S
-        return Standing(State.WAITING, place.token, look_in_s=look_in_s)
+        ahead = list(itertools.takewhile(lambda other: other is not place, stand.places.values()))
+        ends = [other.end for other in ahead if ahead[-1].admitted or other is ahead[-1]]
+        return Standing(State.WAITING, place.token, look_in_s=min(ends, default=NEVER_S) - self.clock())
 
     # -- the cell
 

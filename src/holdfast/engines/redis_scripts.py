@@ -166,12 +166,13 @@ local function standing(s, id, token, admitted)
     local wanted = (s.waiting > 0 or token <= s.wanted) and 1 or 0
     return string.format('1 %.0f %d -1', token, wanted)
   end
-  local look = -1
-  if call('ZRANGE', s.w, 0, 0)[1] == id then
-    local first = call('ZRANGE', s.a, 0, 0, 'WITHSCORES')[2]
-    if first then look = math.max(0, math.ceil(first - now)) end
+  local place, ends = call('ZRANK', s.w, id), nil
+  if place == 0 then
+    ends = call('ZRANGE', s.a, 0, 0, 'WITHSCORES')[2]
+  else
+    ends = call('ZSCORE', s.e, call('ZRANGE', s.w, place - 1, place - 1)[1])
   end
-  return string.format('2 %.0f 0 %d', token, look)
+  return string.format('2 %.0f 0 %d', token, ends and math.max(0, math.ceil(ends - now)) or -1)
 end
 """
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .. import model
 from ..contract import TOMBSTONE_S
 from ..core import turnstile as rule
-from ..model import NEVER_S, Claim, ClaimView, Signal, Snapshot, Standing, State, Turnstile
+from ..model import Claim, ClaimView, Signal, Snapshot, Standing, State, Turnstile
 
 SWEEP = 500
 """How many expired claims one operation removes at most; the next one goes on."""
@@ -243,12 +243,18 @@ class Desk:
             self.ahead.append((address, Signal(model.NUDGE, claim_id), None))
             return Standing(State.ADMITTED, token, token <= stand.wanted or self._head(address, stand) > 0)
         self.ahead.append((address, Signal(model.NUDGE, claim_id), self._inboxes(address, token)))
-        if self._head(address, stand) != token:
-            return Standing(State.WAITING, token)
-        (first_end,) = self.db.execute(
-            "SELECT min(+ends) FROM claim WHERE turnstile = ? AND token <= ?", (address, stand.frontier)
+        before = self.db.execute(
+            "SELECT token, ends FROM claim WHERE turnstile = ? AND token < ? ORDER BY token DESC LIMIT 1",
+            (address, token),
         ).fetchone()
-        return Standing(State.WAITING, token, look_in_s=NEVER_S if first_end is None else first_end - self.now)
+        if before is None:
+            return Standing(State.WAITING, token)
+        last, ends = before
+        if last <= stand.frontier:
+            (ends,) = self.db.execute(
+                "SELECT min(+ends) FROM claim WHERE turnstile = ? AND token <= ?", (address, stand.frontier)
+            ).fetchone()
+        return Standing(State.WAITING, token, look_in_s=ends - self.now)
 
     def _renew(self, address: str, claim: Claim) -> Standing:
         stand = self._sweep(address)
