@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from onlooker import Onlooker
     from peer import Peer
     from proxy import TcpProxy
     from redis_live import LiveRedis
@@ -56,16 +57,38 @@ def connect(face: str) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def peer(face: str, server: LiveRedis) -> Iterator[Callable[[], Peer]]:
+def start_peer(face: str) -> Iterator[Callable[..., Peer]]:
     """Other processes of that face, killed at the end."""
     from peer import Peer
 
     peers: list[Peer] = []
 
-    def peer() -> Peer:
-        peers.append(Peer(face, server.url))
+    def start_peer(url: str, **options: Any) -> Peer:
+        peers.append(Peer(face, url, **options))
         return peers[-1]
 
-    yield peer
+    yield start_peer
     for one in peers:
+        one.close()
+
+
+@pytest.fixture
+def peer(start_peer: Callable[..., Peer], server: LiveRedis) -> Callable[[], Peer]:
+    """The same, on ``server``."""
+    return lambda: start_peer(server.url)
+
+
+@pytest.fixture
+def onlooker() -> Iterator[Callable[[str], Onlooker]]:
+    """Those who look at an engine and take no part."""
+    from onlooker import Onlooker
+
+    onlookers: list[Onlooker] = []
+
+    def onlooker(url: str) -> Onlooker:
+        onlookers.append(Onlooker(url))
+        return onlookers[-1]
+
+    yield onlooker
+    for one in onlookers:
         one.close()

@@ -1,28 +1,34 @@
 """Another process that takes locks, told what to do line by line: one to be killed, stopped and resumed.
 
-``python peer.py FACE URL`` reads one JSON list per line, [operation, argument…], and answers each with one JSON line.
+``python peer.py FACE URL OPTIONS`` reads one JSON list per line, [operation, argument…], and answers each with one JSON
+line. OPTIONS are `connect`'s, as JSON.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from blocking import connect
 
 from holdfast import errors
+from holdfast.contract import Request
+from holdfast.engines import resolve
+from holdfast.model import Claim, Turnstile
 
 
 class Peer:
     """The test's end of it."""
 
-    def __init__(self, face: str, url: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, face, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+    def __init__(self, face: str, url: str, *, launcher: Sequence[str] = (), **options: Any) -> None:
+        command = [*launcher, sys.executable, __file__, face, url, json.dumps(options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def do(self, *order: Any) -> Any:
         """What it answers; raises what it raised."""
@@ -51,8 +57,9 @@ class Peer:
 class Orders:
     """The other end: one lease, one open cell."""
 
-    def __init__(self, face: str, url: str) -> None:
-        self.client = connect(face, url)
+    def __init__(self, face: str, url: str, options: str) -> None:
+        self.url = url
+        self.client = connect(face, url, **json.loads(options))
         self.lease: Any = None
         self.opened: Any = None
 
@@ -78,6 +85,22 @@ class Orders:
 
     def release(self) -> None:
         self.lease.release()
+
+    def signal_inside(self, number: int) -> None:
+        """Be hit by a signal in the middle of a transaction on SQLite, which has written."""
+
+        def body(desk: Any) -> None:
+            desk.enter(Turnstile("lock", "half", 1), Claim("half", 1, 60.0), False)
+            os.kill(os.getpid(), number)
+
+        link = resolve(self.url, "", None).blocking_link()
+        link.call(Request("half", body, lambda reply: None), 5.0)
+        link.close()
+
+    def limit_files(self, size: int) -> None:
+        """Write nothing beyond this size, as on a full disk; -1 is as large as may be."""
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most if size < 0 else size, most))
 
 
 def main() -> None:
