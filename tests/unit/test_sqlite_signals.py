@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import shutil
 import socket
 from pathlib import Path
 
@@ -91,6 +92,22 @@ def test_a_watcher_that_vanished_is_told_no_more(engine: SqliteEngine) -> None:
     assert rows == []
     gone.close()
     here.close()
+
+
+def test_a_watcher_hears_of_a_group_in_a_new_file_as_well(engine: SqliteEngine) -> None:
+    watcher, other = engine.blocking_link(), engine.blocking_link()
+    heard: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+    watcher.listen(heard.put, lambda: None)
+    watcher.watch(GROUP)
+    shutil.rmtree(engine.path.parent)
+    for link in (watcher, other):
+        link._core._store._look_at = 0.0  # not to wait for the next regular look
+        link.call(engine.ping(), 5.0)
+    other.call(engine.enter(GROUP, Claim("m", 0, 60.0, other.inbox), False), 5.0)
+    assert heard.get(timeout=5) == Signal(CHANGED, GROUP.address)
+    watcher.close()
+    other.close()
+    assert list(live_folder(engine.path).iterdir()) == []
 
 
 def test_an_inbox_that_was_full_is_looked_at_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import secrets
 import sqlite3
@@ -21,7 +22,7 @@ from .sqlite_file import file_mode, live_folder
 from .sqlite_lifeline import Lifeline
 from .sqlite_listener import Listener
 from .sqlite_signals import Post
-from .sqlite_store import Store
+from .sqlite_store import NOWHERE, Store
 from .sqlite_turnstile import Desk
 from .sqlite_vigil import Vigil
 
@@ -57,6 +58,7 @@ class Core:
         self._lifeline: Lifeline | None = None
         self._post: Post | None = None
         self._watched: set[str] = set()
+        self._file = NOWHERE
         self._closed = False
         self.listener = Listener(Vigil(self._is_alive), lambda: self._closed)
 
@@ -72,7 +74,10 @@ class Core:
 
     def call(self, request: Request[T], timeout_s: float, *, wait: bool = True) -> T:
         post = self._post or self._open(timeout_s)
-        return request.parse(self._transact(request.body, timeout_s, post, wait=wait))
+        reply = self._transact(request.body, timeout_s, post, wait=wait)
+        if self._store.file != self._file:
+            self._settle(post)
+        return request.parse(reply)
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         until = time.monotonic() + timeout_s
@@ -159,7 +164,7 @@ class Core:
 
     def watch(self, turnstile: Turnstile) -> Request[None]:
         self._watched.add(turnstile.address)
-        return transaction("watch", lambda desk: desk.watch(turnstile))
+        return transaction("watch", lambda desk: desk.watch(turnstile.address))
 
     def unwatch(self, turnstile: Turnstile) -> Request[None]:
         self._watched.discard(turnstile.address)
@@ -183,6 +188,7 @@ class Core:
                 if self._lifeline is None:
                     self._lifeline = Lifeline(self._folder, self.inbox, mode)
                 post = Post(self._folder, self.inbox, mode)
+                self._file = self._store.file
                 with contextlib.suppress(Unavailable):
                     for inbox in sqlite_lifeline.stale(self._folder):
                         self._bury(inbox, timeout_s, post)
@@ -190,6 +196,24 @@ class Core:
                 raise Unavailable(f"{self._folder} cannot be used: {error.strerror}") from error
             self._post = post
             return post
+
+    def _settle(self, post: Post) -> None:
+        """Somebody removed the file, perhaps with all that stood beside it: be found beside the new one as well."""
+        with self._opening:
+            if self._file == self._store.file:
+                return
+            self._file = self._store.file
+            try:
+                mode = file_mode(self._path)
+                if self._lifeline is not None and not self._lifeline.stands:
+                    self._lifeline.close(remove=False)
+                    self._lifeline = Lifeline(self._folder, self.inbox, mode)
+                if post.receiver is not None and not post.stands:
+                    self.listener.rebind(post)
+            except OSError as error:
+                log.warning("%s cannot be used: %s", self._folder, error.strerror)
+        for address in list(self._watched):
+            self._transact(functools.partial(Desk.watch, turnstile_address=address), CLOSE_S, post)
 
     def _bury(self, inbox: str, timeout_s: float, post: Post) -> None:
         """Remove what a process that ended left in the file and beside it."""

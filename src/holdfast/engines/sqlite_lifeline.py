@@ -6,7 +6,6 @@ handed the descriptor keeps it; one that was merely forked closes it at once.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import sys
@@ -53,14 +52,23 @@ class Lifeline:
         while True:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, mode)
             # A sweeper may have found the file before it was locked, and removed it: then it is not ours.
-            if _try_lock(fd, shared=False):
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(fd), os.stat(self._path)):
-                        if sys.platform != "win32":
-                            os.fchmod(fd, mode)  # whatever the umask says: who may use the store may look at it
-                        return fd
+            if _try_lock(fd, shared=False) and self._is_at(fd):
+                if sys.platform != "win32":
+                    os.fchmod(fd, mode)  # whatever the umask says: who may use the store may look at it
+                return fd
             os.close(fd)
             time.sleep(0.001)
+
+    def _is_at(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    @property
+    def stands(self) -> bool:
+        """Whether others find it."""
+        return self._is_at(self.fd)
 
     def close(self, *, remove: bool) -> None:
         """Let go. The file stays where claims may still name it, for a later process to sweep."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -72,7 +71,6 @@ class AsyncSqliteLink:
         self._core = core
         self.inbox = core.inbox
         self._threads = ThreadPoolExecutor(THREADS, "holdfast-sqlite")
-        self._receiver: socket.socket | None = None
 
     @property
     def lifeline(self) -> int | None:
@@ -104,9 +102,7 @@ class AsyncSqliteLink:
         receiver = listener.bind(post, deliver, look_again)
         if receiver is None:
             return False
-        if listener.run_on(asyncio.get_running_loop(), receiver):
-            self._receiver = receiver
-        else:
+        if not listener.run_on(asyncio.get_running_loop(), receiver):
             listener.run_in_thread(receiver)
         return True
 
@@ -117,9 +113,7 @@ class AsyncSqliteLink:
         await self.call(self._core.unwatch(turnstile), LISTEN_S)
 
     async def close(self) -> None:
-        if self._receiver is not None:
-            asyncio.get_running_loop().remove_reader(self._receiver)
-            self._receiver.close()
+        self._core.listener.leave(asyncio.get_running_loop())
         await self._in_thread(self._core.close)
         self._threads.shutdown(wait=False)
 

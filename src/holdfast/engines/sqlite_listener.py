@@ -35,7 +35,9 @@ class Listener:
         self._look_again: Callable[[], None] | None = None
         self._binding = threading.Lock()
         self._asleep = False
+        self._read_by_loop: socket.socket | None = None
         self._wake: Callable[[], None] = lambda: None
+        self._start: Callable[[socket.socket], object] = lambda receiver: None
 
     def bind(self, post: Post, deliver: Deliver, look_again: Callable[[], None]) -> socket.socket | None:
         """A socket that from now on receives; None where there is one already."""
@@ -48,6 +50,16 @@ class Listener:
             receiver = post.bind()
             self._post = post
             return receiver
+
+    def rebind(self, post: Post) -> None:
+        """The inbox was removed with its folder: receive at a new one, and look at what was said in between."""
+        old = post.receiver
+        self._start(post.bind())
+        if old is not None:
+            with contextlib.suppress(OSError):
+                old.shutdown(socket.SHUT_RD)  # its reader wakes, and closes it
+        if self._look_again is not None:
+            self._look_again()
 
     def receive(self, signal: Signal) -> None:
         deliver = self._deliver
@@ -85,7 +97,7 @@ class Listener:
 
     def run_in_thread(self, receiver: socket.socket) -> None:
         assert self._post is not None
-        self._wake = self._post.wake
+        self._wake, self._start = self._post.wake, self.run_in_thread
         threading.Thread(target=self._run, args=(receiver,), name="holdfast-signals", daemon=True).start()
 
     def _run(self, receiver: socket.socket) -> None:
@@ -99,6 +111,8 @@ class Listener:
                     continue  # that came in between, and did not see us asleep
                 try:
                     data = self._wait(receiver)
+                    if not self._reads(receiver):
+                        break
                     if data:
                         self.take(receiver, data)
                     if not self._asleep and (now := time.monotonic()) >= next_tick:
@@ -107,6 +121,10 @@ class Listener:
                 except Exception:
                     log.exception("a signal could not be delivered")
                     time.sleep(TICK_S)
+
+    def _reads(self, receiver: socket.socket) -> bool:
+        """Whether this is where signals come in now."""
+        return self._post is not None and self._post.receiver is receiver
 
     def _wait(self, receiver: socket.socket) -> bytes:
         receiver.settimeout(None if self._asleep else TICK_S)
@@ -123,11 +141,24 @@ class Listener:
             loop.add_reader(receiver, self._readable, receiver)
         except NotImplementedError:
             return False
+        self._read_by_loop = receiver
         self._wake = lambda: _soon(loop, self._start_ticking)
+        self._start = lambda fresh: _soon(loop, lambda: self._change_on(loop, fresh))
         self._asleep = True
         if self.vigil.needed:
             self._start_ticking()
         return True
+
+    def _change_on(self, loop: asyncio.AbstractEventLoop, fresh: socket.socket) -> None:
+        self.leave(loop)
+        self.run_on(loop, fresh)
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more on this loop."""
+        receiver, self._read_by_loop = self._read_by_loop, None
+        if receiver is not None:
+            loop.remove_reader(receiver)
+            receiver.close()
 
     def _readable(self, receiver: socket.socket) -> None:
         try:

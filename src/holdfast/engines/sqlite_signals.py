@@ -71,6 +71,11 @@ class Post:
         self.receiver = receiver
         return receiver
 
+    @property
+    def stands(self) -> bool:
+        """Whether others find our inbox."""
+        return (self._folder / (self._inbox + SUFFIX)).exists()
+
     def send(self, inbox: str, signals: Sequence[Signal]) -> bool:
         """False where nobody is there to receive them any more."""
         for start in range(0, len(signals), PER_DATAGRAM):

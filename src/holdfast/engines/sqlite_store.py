@@ -29,6 +29,10 @@ CHECKPOINT_EVERY = 200
 """Transactions, of about five pages each; SQLite's own threshold stays as a net for processes that make fewer."""
 
 
+NOWHERE = (0, 0)
+"""No file: its device and inode."""
+
+
 class Busy(Unavailable):
     """Another process or thread is in a transaction; nothing was done."""
 
@@ -39,7 +43,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] = (0, 0)
+        self.file = NOWHERE
         self._look_at = 0.0
         self._closed = False
         # Its ownership is asked, not remembered: an interrupt can come between taking it and noting that.
@@ -139,12 +143,12 @@ class Store:
             except OSError:
                 self._drop()
             else:
-                if (found.st_dev, found.st_ino) != self._file:
+                if (found.st_dev, found.st_ino) != self.file:
                     self._drop()
         if self._connection is None:
             connection = open_file(self.path)
             found = os.stat(self.path)
-            self._file = (found.st_dev, found.st_ino)
+            self.file = (found.st_dev, found.st_ino)
             self._connection = connection
         self._look_at = time.monotonic() + MOVED_EVERY_S
         return self._connection

@@ -153,11 +153,11 @@ class Desk:
             found.append(Turnstile(kind, name, capacity, bool(announces)))
         return found
 
-    def watch(self, turnstile: Turnstile) -> None:
+    def watch(self, turnstile_address: str) -> None:
         """Have changes announced to our inbox."""
-        address = self.prefix + turnstile.address
+        address = self.prefix + turnstile_address
         self.db.execute("INSERT OR IGNORE INTO watch VALUES (?, ?)", (address, self.inbox))
-        self.ahead.append((address, Signal(model.CHANGED, turnstile.address), self._inboxes(address, None)))
+        self.ahead.append((address, Signal(model.CHANGED, turnstile_address), self._inboxes(address, None)))
 
     def unwatch(self, turnstile_address: str, inbox: str) -> None:
         self.db.execute("DELETE FROM watch WHERE turnstile = ? AND inbox = ?", (self.prefix + turnstile_address, inbox))
