@@ -44,5 +44,6 @@ def command(client: Client, name: str, kind: str, token: int | None, everyone: b
         sys.exit(1)
     for claim in reversed(chosen):  # the last first, so that nobody is admitted only to be evicted
         turnstile = Turnstile(kind, name, stands[0].capacity)
-        drive(session.ask(session.engine.leave(turnstile, claim.id, True)))
+        for bury in (False, True):  # the second finds nothing and keeps that as the answer: its owner lost it
+            drive(session.ask(session.engine.leave(turnstile, claim.id, bury)))
         click.echo(f"evicted {printable(claim.owner)} (token {claim.token})")

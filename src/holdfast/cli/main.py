@@ -10,7 +10,7 @@ import sys
 import click
 
 from ..errors import HoldfastError
-from .output import EXIT_CODES, exit_code, say
+from .output import EXIT_CODES, exit_code, printable, say
 
 VERBS = {
     "run": "Run CMD while holding a lock.",
@@ -79,9 +79,6 @@ def run() -> None:
         sys.exit(exit_code(trouble))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has gone
-        _give_up_output()
-        sys.exit(141)
     except OSError as trouble:  # a full disk, an input that cannot be read
         _give_up_output()
         say(f"{trouble.filename or 'input or output'}: {trouble.strerror or trouble}")
@@ -96,7 +93,17 @@ def _prepare() -> None:
             os.open(os.devnull, os.O_RDWR)  # closed in CMD again
     if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    logging.basicConfig(format="holdfast: %(message)s")  # warnings: while it goes on, nothing else tells them
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(_OneLine())
+    logging.basicConfig(handlers=[warnings])
+
+
+class _OneLine(logging.Formatter):
+    """What is logged while CMD goes on (an outage, a lost lease), said as everything else is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"holdfast: {printable(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _give_up_output() -> None:
