@@ -63,6 +63,9 @@ class Orders:
         self.lease: Any = None
         self.opened: Any = None
 
+    def pid(self) -> int:
+        return os.getpid()
+
     def acquire(self, name: str, ttl_s: float) -> int:
         self.lease = self.client.lock(name, ttl_s=ttl_s).acquire()
         return self.lease.token
