@@ -47,7 +47,13 @@ class Commands:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """In a session of its own: without a terminal, also where a developer's terminal runs the tests."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        given = {"cwd": self.folder, "env": self.environment, "start_new_session": True, **streams, **options}
+        given: dict[str, Any] = {
+            "cwd": self.folder,
+            "env": self.environment,
+            "start_new_session": True,
+            **streams,
+            **options,
+        }
         process = subprocess.Popen([*PROGRAM, *arguments], **given)
         self.started.append(process)
         return process
