@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Misuse
 from .hashing import Key, is_whole
@@ -12,6 +12,7 @@ from .hashing import Key, is_whole
 if TYPE_CHECKING:
     from .base import Node, Placement
 
+AnyKey = TypeVar("AnyKey", bound=Key)
 CIRCLE = 1 << 64
 CHUNK = 16_384
 """How many keys are looked up at once."""
@@ -50,8 +51,8 @@ def _rules(placement: Placement) -> dict[str, object]:
 
 
 def key_moves(
-    before: Placement, after: Placement, keys: Iterable[Key], replicas: int = 1
-) -> Iterator[tuple[int, list[tuple[Key, Move]]]]:
+    before: Placement, after: Placement, keys: Iterable[AnyKey], replicas: int = 1
+) -> Iterator[tuple[int, list[tuple[AnyKey, Move]]]]:
     """For one chunk of ``keys`` after the other: how many they are, and what of them moves. Streams."""
     if isinstance(keys, str | bytes):
         raise Misuse(f"keys are many: [{keys!r}]")
