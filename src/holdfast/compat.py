@@ -73,7 +73,7 @@ class DistributedLock:
         if session is not self._client.session:
             return False  # this process is a fork of the one that took it
         request = session.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
-        return drive(session.ask(request, tenure=tenure))
+        return drive(session.ask(request, asker=tenure))
 
     def _recipe(self, ttl_s: float) -> Recipe:
         return recipes.mutex(self._client.capabilities, self._name, {"ttl_s": ttl_s, "renew": False})

@@ -6,7 +6,8 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from ..errors import LeaseLost, Misuse, StaleToken, Unsupported
+from ..contract import Request
+from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, StaleToken, Unavailable, Unsupported
 from ..model import CellReply, CellSnapshot, Change, Fence, check_name
 from .session import Session, lost_message
 from .tenure import Tenure
@@ -16,9 +17,12 @@ _numbers = itertools.count(1)
 
 
 class Opening:
-    """One opening of a cell: what later puts need. ``value`` and ``version`` follow our own puts."""
+    """One opening of a cell: what later puts need. ``value`` and ``version`` follow our own puts.
 
-    __slots__ = ("cell", "fence", "max_value_bytes", "value", "version")
+    ``pending`` is the last put, with its value, while its outcome is not known.
+    """
+
+    __slots__ = ("cell", "fence", "max_value_bytes", "pending", "unknown", "value", "version")
 
     def __init__(self, cell: str, fence: Fence, reply: CellReply, max_value_bytes: int) -> None:
         self.cell = cell
@@ -26,6 +30,8 @@ class Opening:
         self.value = reply.value
         self.version = reply.version
         self.max_value_bytes = max_value_bytes
+        self.pending: tuple[Request[CellReply], bytes | None] | None = None
+        self.unknown = False
 
 
 def check_cell(session_engine_cells: bool, engine: str, name: str) -> str:
@@ -54,7 +60,11 @@ async def open_cell(session: Session, cell: str, tenure: Tenure) -> Opening:
 
 
 async def put(session: Session, opening: Opening, value: bytes | None, changes: Sequence[Change]) -> tuple[bool, ...]:
-    """Write the value (None leaves it) and entries, all or nothing. Raises `StaleToken` if a newer holder opened it."""
+    """Write the value (None leaves it) and entries, all or nothing.
+
+    Raises `StaleToken` if a newer holder opened it, `Unavailable` if it was surely not written, and `OutcomeUnknown` if
+    it may have been: what comes next under this opening comes after it in any case.
+    """
     for data in (value, *(change.value for change in changes)):
         if data is not None and not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise Misuse(f"a cell holds bytes, not {type(data).__name__}")
@@ -62,14 +72,31 @@ async def put(session: Session, opening: Opening, value: bytes | None, changes: 
             raise Misuse(f"a value has at most {opening.max_value_bytes} bytes here, this one has {len(data)}")
     for change in changes:
         check_name(change.key, "key")
+    if opening.pending is not None:
+        await _settle(session, opening, *opening.pending)
     op_id = f"{_RUN}.{next(_numbers):x}"
-    reply = await session.ask(session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes))
+    request = session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes)
+    return (await _settle(session, opening, request, value)).applied
+
+
+async def _settle(session: Session, opening: Opening, request: Request[CellReply], value: bytes | None) -> CellReply:
+    """Send a put until its outcome is known. Where that fails, the next one begins with it."""
+    opening.pending = request, value
+    try:
+        reply = await session.ask(request, asker=opening)
+    except HoldfastError as trouble:
+        if not opening.unknown:
+            opening.pending = None
+        elif isinstance(trouble, Unavailable):
+            raise OutcomeUnknown(f"the put may or may not have been done: {trouble}") from trouble
+        raise
+    opening.pending, opening.unknown = None, False
     if not reply.accepted:
         raise _stale(opening.cell, opening.fence, reply.token)
     opening.version = reply.version
     if value is not None:
         opening.value = value
-    return reply.applied
+    return reply
 
 
 async def read(session: Session, cell: str, keys: Sequence[str] | None) -> CellSnapshot:
@@ -79,6 +106,8 @@ async def read(session: Session, cell: str, keys: Sequence[str] | None) -> CellS
 
 async def read_own(session: Session, opening: Opening, keys: Sequence[str] | None) -> CellSnapshot:
     """The same, refused with `StaleToken` where another has opened the cell since."""
+    if opening.pending is not None:
+        await _settle(session, opening, *opening.pending)
     snapshot = await read(session, opening.cell, keys)
     if snapshot.version != opening.version or snapshot.token != opening.fence.token:
         raise _stale(opening.cell, opening.fence, snapshot.token)

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .. import model
 from ..contract import Engine, Request
@@ -35,6 +35,12 @@ CLOSE_S = 1.0
 """How long closing goes on giving back; what is left then ends by its lease."""
 
 GRAVES_AT_ONCE = 256
+
+
+class Asker(Protocol):
+    """Notes whether some request of its own may or may not have been done."""
+
+    unknown: bool
 
 
 class Session:
@@ -157,7 +163,7 @@ class Session:
         tenure.ended = "released"  # whatever the engine says, it is ours no more
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
         try:
-            left = await self.world.call(request, self.patience_s)
+            left = await self.world.call(request, self.patience_s / 2)
         except (Unavailable, OutcomeUnknown) as trouble:
             tenure.unknown = True
             log.warning("release of %s is being retried: %s", tenure.turnstile.address, trouble)
@@ -211,28 +217,29 @@ class Session:
 
     # -- calls
 
-    async def ask(self, request: Request[T], give_up_at: float = NEVER_S, tenure: Tenure | None = None) -> T:
+    async def ask(self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None) -> T:
         """Call, and call again while the engine does not answer: every operation is idempotent by its id.
 
-        For at most ``patience_s``, and not beyond ``give_up_at`` once it has been tried. What may have been done is
-        noted on ``tenure``. Raises `Unavailable`.
+        For at most ``patience_s``, and not beyond ``give_up_at`` once it has been tried. A try has half of the time
+        that is left, so that a connection that died in silence leaves some for another. Raises `Unavailable`; what may
+        have been done nevertheless is noted on ``asker``.
         """
         started = self.world.now()
         attempt = 0
         while True:
             left_s = min(started + self.patience_s, give_up_at) - self.world.now()
             try:
-                return await self.world.call(request, max(left_s, 0.25))
+                return await self.world.call(request, max(left_s / 2, 0.25))
             except (OutcomeUnknown, Unavailable) as trouble:
-                if tenure is not None and isinstance(trouble, OutcomeUnknown):
-                    tenure.unknown = True
+                if asker is not None and isinstance(trouble, OutcomeUnknown):
+                    asker.unknown = True
                 attempt += 1
                 await self._bear(trouble, request.op, attempt, started, give_up_at)
             except HoldfastError:
                 raise
             except BaseException:
-                if tenure is not None:
-                    tenure.unknown = True
+                if asker is not None:
+                    asker.unknown = True
                 raise
 
     async def _bear(self, trouble: Exception, op: str, attempt: int, started: float, give_up_at: float) -> None:
@@ -253,7 +260,7 @@ class Session:
         while True:
             left_s = min(started + self.patience_s, give_up_at) - self.world.now()
             try:
-                return await once(max(left_s, 0.25))
+                return await once(max(left_s / 2, 0.25))
             except (OutcomeUnknown, Unavailable) as trouble:
                 attempt += 1
                 await self._bear(trouble, op, attempt, started, give_up_at)
