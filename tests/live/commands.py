@@ -54,7 +54,7 @@ class Commands:
             **streams,
             **options,
         }
-        process = subprocess.Popen([*PROGRAM, *arguments], **given)
+        process: Any = subprocess.Popen([*PROGRAM, *arguments], **given)
         self.started.append(process)
         return process
 
