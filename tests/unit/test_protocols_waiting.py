@@ -49,7 +49,7 @@ def queue(world: World) -> list[str]:
 
 
 def test_a_waiter_asks_no_more_than_to_enter_and_sleeps_until_its_signal(world: World) -> None:
-    world.engine.inboxes[world.inbox] = world.session.deliver  # it listens already
+    drive(world.session.listen())
     tenure = new(world)
     world.at(3.0, goes(world))
     take(world, tenure)
@@ -74,7 +74,7 @@ def test_who_begins_to_listen_looks_again_for_what_was_said_before(world: World)
 
 
 def test_a_signal_with_less_than_a_third_of_the_lease_left_is_checked_by_a_renewal(world: World) -> None:
-    world.engine.inboxes[world.inbox] = world.session.deliver
+    drive(world.session.listen())
     tenure = new(world)
     world.at(10.0, goes(world))
     take(world, tenure)

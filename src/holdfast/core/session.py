@@ -59,6 +59,7 @@ class Session:
         self.watchers: dict[str, dict[int, Mailbox]] = {}
         self.holdings = Holdings(world.actor)
         self.closing = False
+        self.listening = False  # signals surely flow: what is said to a claim from now on arrives
         self._orphans: deque[Tenure] = deque()
         self._mailbox = world.mailbox()
         self._numbers = itertools.count(1)
@@ -268,7 +269,9 @@ class Session:
     async def listen(self, give_up_at: float = NEVER_S) -> bool:
         """Let signals flow; True if they did not before, and the caller must look again. Raises `Unavailable`."""
         world = self.world
-        return await self._insist("signals", lambda s: world.listen(self.deliver, self.look_again, s), give_up_at)
+        new = await self._insist("signals", lambda s: world.listen(self.deliver, self.look_again, s), give_up_at)
+        self.listening = True
+        return new
 
     async def watch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
         """Post CHANGED to ``mailbox`` whenever this announcing turnstile changes. Raises `Unavailable`."""

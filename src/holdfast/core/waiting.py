@@ -29,10 +29,11 @@ class Queue:
     """
 
     async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        listened = session.listening
         standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
         if standing.state is not State.ADMITTED:
             session.emit("waiting", tenure)
-            if await session.listen(deadline):  # signals flow only from now on: what was said before is lost
+            if await session.listen(deadline) or not listened:  # what was said before signals flowed is lost
                 standing = await session.renew_one(tenure, deadline)
         trusts = True  # what a signal says of our place
         while standing.state is not State.ADMITTED:
