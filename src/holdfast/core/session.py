@@ -100,7 +100,7 @@ class Session:
         self.tenures[tenure.claim.id] = tenure
         try:
             standing = await self.ask(self.engine.enter(tenure.turnstile, tenure.claim, nowait), give_up_at, tenure)
-        except Unavailable:
+        except HoldfastError:  # not reached, or refused
             if not tenure.unknown and tenure.deadline == NEVER_S:
                 tenure.first_sent = None  # surely nothing was done, so there is nothing to undo
             raise
