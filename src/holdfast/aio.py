@@ -63,8 +63,10 @@ class Client:
     def _open(self) -> Session:
         if self._closed:
             raise Misuse("this client was closed; connect() again")
-        for loop in [loop for loop in self._live if loop.is_closed()]:  # a session keeps its loop alive
-            del self._live[loop]
+        for reference in self._live.keyrefs():  # a list of its own: other threads with other loops add theirs
+            loop = reference()
+            if loop is not None and loop.is_closed():  # a session keeps its loop alive
+                self._live.pop(loop, None)
         session = self._live[asyncio.get_running_loop()] = self._new_session()
         return session
 
@@ -374,6 +376,7 @@ class OpenCell:
 
         Says of each change whether it took place: a create-only one does not where the entry exists.
         """
+        self._session.refuse_fork()
         async with self._lock:
             return await cells.put(self._session, self._opening, value, changes)
 
@@ -391,6 +394,7 @@ class OpenCell:
 
     async def entries(self, keys: Sequence[str] | None = None) -> Mapping[str, bytes]:
         """The entries (all, or those named). Raises `StaleToken`."""
+        self._session.refuse_fork()
         async with self._lock:
             return (await cells.read_own(self._session, self._opening, keys)).entries
 

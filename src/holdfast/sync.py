@@ -50,6 +50,7 @@ class Client:
         self._owner = owner
         self._lock = threading.Lock()
         self._live: Session | None = None
+        self._inherited: Session | None = None
         self._closed = False
         _clients.add(self)
 
@@ -68,7 +69,10 @@ class Client:
             if self._closed:
                 raise Misuse("this client was closed; connect() again")
             if self._live is None:
-                self._live = self._new_session()
+                live = self._new_session()
+                if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
+                    live.holdings = self._inherited.holdings
+                self._live = live
             return self._live
 
     def _new_session(self) -> Session:
@@ -136,6 +140,7 @@ class Client:
         if live is not None:
             live.forget("this process is a fork of the one that held it")
             live.world.link.abandon()
+            self._inherited = live
             _inherited.append(live)
 
 
@@ -345,6 +350,7 @@ class OpenCell:
 
         Says of each change whether it took place: a create-only one does not where the entry exists.
         """
+        self._session.refuse_fork()
         with self._lock:
             return drive(cells.put(self._session, self._opening, value, changes))
 
@@ -362,6 +368,7 @@ class OpenCell:
 
     def entries(self, keys: Sequence[str] | None = None) -> Mapping[str, bytes]:
         """The entries (all, or those named). Raises `StaleToken`."""
+        self._session.refuse_fork()
         with self._lock:
             return drive(cells.read_own(self._session, self._opening, keys)).entries
 

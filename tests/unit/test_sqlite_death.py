@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from holdfast.contract import Request
 from holdfast.engines.sqlite import SqliteEngine
 from holdfast.engines.sqlite_file import live_folder
+from holdfast.errors import Misuse
 from holdfast.model import CHANGED, NUDGE, Claim, Signal, State, Turnstile
 
 LOCK = Turnstile("lock", "x", 1)
@@ -215,4 +218,33 @@ def test_after_a_fork_both_processes_have_connections_of_their_own(engine: Sqlit
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert [claim.id for claim in link.call(engine.look(LOCK), 5.0).admitted] == ["parent"]
     assert link.call(engine.leave(LOCK, "parent", False), 5.0)
+    link.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_that_was_forked_in_the_middle_of_a_transaction_keeps_off_the_file(engine: SqliteEngine) -> None:
+    """SQLite's books about who has locked what were copied as they stood, so it would believe in a lock it has not."""
+    link = engine.blocking_link()
+
+    def fork(desk: Any) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                SqliteEngine(engine.path, "another").blocking_link().call(engine.ping(), 5.0)
+            except Misuse as told:
+                os._exit(7 if "forked in the middle" in str(told) else 1)
+            finally:
+                os._exit(2)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert link.call(Request("fork", fork, lambda reply: reply), 5.0) == 7
+    assert link.call(engine.enter(LOCK, Claim("parent", 1, 600.0, link.inbox), False), 5.0).state is State.ADMITTED
+    child = os.fork()  # outside of calls it may be used again
+    if child == 0:
+        try:
+            engine.blocking_link().call(engine.ping(), 5.0)
+            os._exit(7)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     link.close()

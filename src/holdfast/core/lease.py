@@ -91,6 +91,7 @@ def own(session: Session, lease: LeaseBase) -> Tenure:
     if not isinstance(lease, LeaseBase):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise Misuse(f"a cell is opened under a lease, not under {lease!r}")
     if lease._session is not session:  # pyright: ignore[reportPrivateUsage]
+        lease._session.refuse_fork()  # pyright: ignore[reportPrivateUsage]
         raise Misuse("this lease is another client's; a cell is opened through the client that took the lease")
     return lease._tenure  # pyright: ignore[reportPrivateUsage]
 

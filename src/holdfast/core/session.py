@@ -59,6 +59,7 @@ class Session:
         self.watchers: dict[str, dict[int, Mailbox]] = {}
         self.holdings = Holdings(world.actor)
         self.closing = False
+        self.forgotten = ""
         self.listening = False  # signals surely flow: what is said to a claim from now on arrives
         self._orphans: deque[Tenure] = deque()
         self._mailbox = world.mailbox()
@@ -134,7 +135,13 @@ class Session:
         tenure.acknowledge(sent, standing)
         self._expect(tenure)
 
+    def refuse_fork(self) -> None:
+        """Raise `LeaseLost` in a forked child: what it inherited is its parent's."""
+        if self.forgotten:
+            raise LeaseLost(self.forgotten)
+
     def _refuse_closed(self) -> None:
+        self.refuse_fork()
         if self.closing:
             raise Misuse("this client was closed")
 
@@ -225,6 +232,7 @@ class Session:
         that is left, so that a connection that died in silence leaves some for another. Raises `Unavailable`; what may
         have been done nevertheless is noted on ``asker``.
         """
+        self.refuse_fork()
         started = self.world.now()
         attempt = 0
         while True:
@@ -521,6 +529,7 @@ class Session:
         self.graves.clear()
         self.watchers.clear()
         self.closing = True
+        self.forgotten = why
 
 
 def lost_message(tenure: Tenure) -> str:

@@ -367,8 +367,9 @@ class MemoryLink:
 
     def abandon(self) -> None:
         """A forked child's copy of the memory is its own; it starts from nothing."""
-        self.engine.lock = threading.RLock()
-        for space in (self.engine.stands, self.engine.inboxes, self.engine.watchers):
+        engine = self.engine
+        engine.lock = threading.RLock()
+        for space in (engine.stands, engine.tombstones, engine.cells, engine.inboxes, engine.watchers):
             space.clear()
 
 

@@ -50,7 +50,7 @@ class Store:
         self._lock = threading.RLock()
         self._commits = 0
         self._checkpointing = threading.Lock()
-        _stores.add(self)
+        _stores[id(self)] = self
 
     @property
     def is_open(self) -> bool:
@@ -146,6 +146,11 @@ class Store:
                 if (found.st_dev, found.st_ino) != self.file:
                     self._drop()
         if self._connection is None:
+            if _spoilt and os.path.realpath(self.path) in _spoilt:
+                raise Misuse(
+                    f"this process was forked in the middle of a transaction on {self.path} and cannot use it: "
+                    "start a new one (the start method spawn), or fork from outside of calls"
+                )
             connection = open_file(self.path)
             found = os.stat(self.path)
             self.file = (found.st_dev, found.st_ino)
@@ -200,38 +205,53 @@ class Store:
         self._checkpointing.release()
         self._lock.release()
 
-    def abandon(self) -> None:
-        """In the child: a connection that could not be closed in time is neither used nor closed."""
+    def abandon(self, was_closed: bool) -> None:
+        """In the child. A connection that could not be closed in time is neither used nor closed, nor is its file."""
         self._lock = threading.RLock()
         self._checkpointing = threading.Lock()
         self._closed = True
         self._look_at = 0.0
-        if self._connection is not None:
+        if not was_closed:
+            _spoilt.add(os.path.realpath(self.path))
             _inherited.append(self._connection)
             self._connection = None
+
+
+class _Forking(threading.local):
+    """What this thread's fork has closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[Store] = []
 
 
 FORK_S = 1.0
 """How long a fork waits for another thread's transaction."""
 
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_held_for_fork: list[Store] = []
-_inherited: list[sqlite3.Connection] = []
+_stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
+_forking = _Forking()
+_inherited: list[sqlite3.Connection | None] = []
+_spoilt: set[str] = set()
+"""Files that this process inherited open, in the middle of a transaction."""
 
 
 def _before_fork() -> None:
-    _held_for_fork.extend(store for store in list(_stores) if store.close_for_fork())
+    _forking.closed = []
+    for reference in _stores.valuerefs():  # in one order for all threads, and whole though others add to it
+        store = reference()
+        if store is not None and store.close_for_fork():
+            _forking.closed.append(store)
 
 
 def _after_in_parent() -> None:
-    while _held_for_fork:
-        _held_for_fork.pop().after_fork()
+    while _forking.closed:
+        _forking.closed.pop().after_fork()
 
 
 def _after_in_child() -> None:
-    _held_for_fork.clear()
-    for store in list(_stores):
-        store.abandon()
+    closed = set(_forking.closed)
+    _forking.closed = []
+    for store in list(_stores.values()):
+        store.abandon(store in closed)
 
 
 if hasattr(os, "register_at_fork"):
