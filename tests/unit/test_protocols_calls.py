@@ -316,9 +316,9 @@ def test_an_interrupted_release_is_finished(world: World) -> None:
     assert not world.session.graves
 
 
-def test_what_an_interrupt_keeps_from_being_given_back_the_renewer_gives_back(world: World) -> None:
+def test_what_interrupts_keep_from_being_given_back_the_renewer_gives_back(world: World) -> None:
     tenure = held(world)
-    world.answers["leave"] = [unavailable, interrupts]
+    world.answers["leave"] = [unavailable, interrupts, interrupts]
     with pytest.raises(Interrupt):
         drive(world.session.release(tenure))
     assert world.session.graves[tenure.claim.id].due <= world.time

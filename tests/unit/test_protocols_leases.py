@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted import LOCK, START_S, World, reply_lost, request_lost, unavailable
+from scripted import LOCK, START_S, Box, World, reply_lost, request_lost, unavailable
 
 from holdfast import model
 from holdfast.core import cell, lease
@@ -101,6 +101,7 @@ def test_a_lease_without_an_engine_is_tried_again_and_again_and_lost_once_at_its
     assert handle.remaining_s == 0
     assert [at - START_S for at in told] == [pytest.approx(TRUSTED_S, abs=0.1)]
     assert world.kinds() == ["unsure", "lost"]
+    assert isinstance(tenure.mailbox, Box)
     assert tenure.mailbox.signals.pop().kind == model.LOST
     assert world.look().claims == ()
 

@@ -49,10 +49,10 @@ async def join(session: Session, tenure: Tenure) -> None:
     try:
         while (await session.enter(tenure, nowait=False)).state is not State.ADMITTED:
             pass  # it expired on the way (a long pause): enter afresh
+        session.hold(tenure, session.world.now())
     except BaseException:
         await session.undo(tenure)
         raise
-    session.hold(tenure, session.world.now())
 
 
 async def members(session: Session, turnstile: Turnstile) -> list[Member]:

@@ -160,11 +160,23 @@ class Session:
         Where the engine cannot be reached the renewer goes on trying in the background, and this returns: what the
         lease covered is covered.
         """
-        now = self.world.now()
+        try:
+            await self._release(tenure)
+        except LeaseLost:
+            raise
+        except BaseException:  # before, during or after the call: it was to be given back
+            tenure.unknown = True
+            if tenure.ended != "lost":
+                self._end(tenure, "released")
+            await self.undo(tenure)
+            raise
+
+    async def _release(self, tenure: Tenure) -> None:
         if self.tenures.pop(tenure.claim.id, None) is None:
             if tenure.ended == "lost":
                 raise LeaseLost(lost_message(tenure))
             return
+        now = self.world.now()
         if now >= tenure.deadline:
             self._lost(tenure, "its time ran out")
             raise LeaseLost(lost_message(tenure))
@@ -175,14 +187,10 @@ class Session:
         except (Unavailable, OutcomeUnknown) as trouble:
             tenure.unknown = True
             log.warning("release of %s is being retried: %s", tenure.turnstile.address, trouble)
-            self._end(tenure, "released")
             await self._give_back(tenure, min(now + self.patience_s, tenure.deadline))
-            return
-        except BaseException:
-            tenure.unknown = True
-            self._end(tenure, "released")
-            await self.undo(tenure)
-            raise
+            left = True
+        else:
+            self._given_back(tenure)
         if not left:
             self._lost(tenure, f"{self.engine.capabilities.engine} no longer knew it at its release")
             raise LeaseLost(lost_message(tenure))
@@ -193,13 +201,16 @@ class Session:
 
         One try at least, and more for up to ``patience_s``; then the renewer goes on with it.
         """
-        if tenure.first_sent is not None:  # first of all: if even this is interrupted, the renewer does it
-            self._bequeath(tenure, self.world.now() + CLEANUP_S)
         self.tenures.pop(tenure.claim.id, None)
-        if not tenure.ended:
-            self._end(tenure, "given up")
-        if tenure.first_sent is not None:
-            await self.world.shield(self._give_back(tenure, self.world.now() + patience_s), CLEANUP_S)
+        try:
+            if not tenure.ended:
+                self._end(tenure, "given up")
+            if tenure.first_sent is not None:
+                await self.world.shield(self._give_back(tenure, self.world.now() + patience_s), CLEANUP_S)
+        except BaseException:
+            if tenure.first_sent is not None:  # not even begun: the renewer does it
+                self._bequeath(tenure, tenure.first_sent)
+            raise
 
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
@@ -213,7 +224,11 @@ class Session:
                 raise
             log.info("giving back %s goes on in the background: %s", tenure.turnstile.address, trouble)
         else:
-            self.graves.pop(tenure.claim.id, None)
+            self._given_back(tenure)
+
+    def _given_back(self, tenure: Tenure) -> None:
+        tenure.first_sent = None  # nothing of it is left to undo
+        self.graves.pop(tenure.claim.id, None)
 
     def _bequeath(self, tenure: Tenure, due: float) -> None:
         """Let the renewer give this claim back from ``due`` on, for as long as it may stand."""
@@ -441,7 +456,7 @@ class Session:
                 tenure.unknown = True
                 tenure.due = self.world.now() + self._pause_s(tenure)
             else:
-                self.graves.pop(tenure.claim.id, None)
+                self._given_back(tenure)
 
     def _timeout_s(self) -> float:
         """How long a call of the renewer may take: half of what the first lease to end has left.
