@@ -44,6 +44,7 @@ class Wire:
         while data := await reader.read(65536):
             self.answered.set()
             if self.swallows:
+                self.proxy.lost = data
                 self.proxy.happened.set()
                 break
             await self.flows.wait()
@@ -62,6 +63,11 @@ def every(wire: Wire) -> bool:
     return True
 
 
+def standing(wire: Wire) -> bool:
+    """The connections there are; new ones pass."""
+    return True
+
+
 def listening(wire: Wire) -> bool:
     """The connections that carry signals."""
     return wire.listens
@@ -75,6 +81,8 @@ class TcpProxy:
         self.wires: list[Wire] = []
         self.happened = threading.Event()
         """Set once an ordered loss or delay has taken place."""
+        self.lost = b""
+        """The last reply that was swallowed."""
         self._rules: list[tuple[bytes, str]] = []
         self._silent: Callable[[Wire], bool] | None = None
         self._loop = asyncio.new_event_loop()
@@ -97,7 +105,7 @@ class TcpProxy:
         if self._silent is every:
             wire.flows.clear()
         self.wires.append(wire)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # a cancelled one is logged as an error
             await asyncio.gather(wire.upwards(reader), wire.downwards(up))
 
     def rule_for(self, data: bytes) -> str:
@@ -151,7 +159,7 @@ class TcpProxy:
         self._rules.append((mark, "hold"))
 
     def deliver_held(self) -> None:
-        """Let the server have what was held back. Returns once it has answered."""
+        """Let the server have what was held back, each time this is called. Returns once it has answered."""
 
         async def deliver() -> None:
             held = [wire for wire in self.wires if wire.held]

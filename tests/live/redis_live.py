@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import redis
+from onlooker import Onlooker
 from servers import RedisServer, eventually
 
-from holdfast.engines.redis import RedisEngine
-from holdfast.model import ClaimView, Turnstile
 
-
-class LiveRedis(RedisServer):
-    """Started; looks at itself through a link of its own."""
+class LiveRedis(RedisServer, Onlooker):
+    """Started; looked at through a link of its own, a new one after each start."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        super().__init__(folder, *arguments)
+        RedisServer.__init__(self, folder, *arguments)
         self.start()
+
+    def start(self) -> None:
+        super().start()
+        Onlooker.__init__(self, self.url)
         self.client: Any = redis.Redis(port=self.port)
-        self._engine = RedisEngine(self.url)
-        self._link: Any = self._engine.blocking_link()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            Onlooker.close(self)
+            self.client.close()
+        super().kill()
 
     def close(self) -> None:
-        self._link.close()
-        self.client.close()
         self.__exit__(None, None, None)
 
-    def claims(self, name: str, capacity: int = 1, kind: str = "lock") -> tuple[ClaimView, ...]:
-        """Live claims in the order of their tokens."""
-        return self._link.call(self._engine.look(Turnstile(kind, name, capacity)), 5.0).claims
 
-    def holders(self, name: str) -> list[int]:
-        """The tokens of those admitted."""
-        return [claim.token for claim in self.claims(name) if claim.admitted]
+class Waiter:
+    """Someone who waits for the lock ``x`` in a thread."""
 
-    def waiters(self, name: str) -> int:
-        return sum(not claim.admitted for claim in self.claims(name))
+    def __init__(self, server: LiveRedis, client: Any, ttl_s: float = 1.0) -> None:
+        self.lease: Any = None
+        self._lock = client.lock("x", ttl_s=ttl_s)
+        self._thread = threading.Thread(target=self._wait)
+        before = server.waiters("x")
+        self._thread.start()
+        eventually(lambda: server.waiters("x") == before + 1)
 
-    def cell(self, name: str) -> Any:
-        return self._link.call(self._engine.read(name, None), 5.0)
+    def _wait(self) -> None:
+        self.lease = self._lock.acquire(timeout_s=15)
+
+    def entered(self) -> Any:
+        self._thread.join(20)
+        return self.lease
 
 
-def gone(server: LiveRedis, name: str, within_s: float = 5.0) -> None:
+def gone(server: LiveRedis, name: str, within_s: float = 10.0) -> None:
     """Wait until no claim stands on that lock."""
     eventually(lambda: not server.claims(name), within_s, f"a claim stands on {name}")
+
+
+def renewed(lease: Any) -> None:
+    """Wait until the lease is extended once more: of what remains there is suddenly more."""
+    last_s = [lease.remaining_s]
+
+    def rose() -> bool:
+        last_s.append(lease.remaining_s)
+        return last_s[-1] > last_s[-2]
+
+    eventually(rose)

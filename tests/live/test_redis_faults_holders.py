@@ -26,7 +26,7 @@ def test_after_a_killed_holder_the_next_enters_when_its_lease_ends(
     holder = peer()
     token = holder.do("acquire", "x", 1.0)
     holder.signal(signal.SIGKILL)
-    lease = connect(server.url).lock("x", ttl_s=1.0).acquire(timeout_s=4)
+    lease = connect(server.url).lock("x", ttl_s=1.0).acquire(timeout_s=20)
     assert lease.token > token
     assert server.holders("x") == [lease.token]
     lease.release()
@@ -39,7 +39,7 @@ def test_a_killed_waiter_holds_nobody_up(server: LiveRedis, connect: Connect, pe
     eventually(lambda: server.waiters("x") == 1)
     waiter.signal(signal.SIGKILL)
     lease.release()
-    client.lock("x", ttl_s=2.0).acquire(timeout_s=4).release()
+    client.lock("x", ttl_s=2.0).acquire(timeout_s=20).release()
 
 
 def test_a_holder_paused_past_its_lease_is_told_and_refused_and_the_next_ones_data_stands(
@@ -51,14 +51,14 @@ def test_a_holder_paused_past_its_lease_is_told_and_refused_and_the_next_ones_da
     paused.do("put", "first")
     paused.signal(signal.SIGSTOP)
     client = connect(server.url)
-    lease = client.lock("x", ttl_s=2.0).acquire(timeout_s=5)
+    lease = client.lock("x", ttl_s=2.0).acquire(timeout_s=20)
     opened = client.cell("ledger").open(lease)
     assert (opened.value, lease.token > token) == (b"first", True)
     paused.signal(signal.SIGCONT)
     with pytest.raises(StaleToken):
         paused.do("put", "written in the past")
     opened.put(b"second")
-    assert paused.do("wait_lost", 5.0)
+    assert paused.do("wait_lost", 20.0)
     assert paused.do("state") == "LOST"
     with pytest.raises(LeaseLost):
         paused.do("ensure_held")
@@ -86,11 +86,11 @@ def test_a_holder_that_wakes_late_knows_it_from_its_own_clock_without_asking_any
 
 def test_a_short_pause_costs_nothing(server: LiveRedis, peer: Callable[[], Peer]) -> None:
     paused = peer()
-    token = paused.do("acquire", "x", 2.0)
+    token = paused.do("acquire", "x", 4.0)
     paused.signal(signal.SIGSTOP)
-    eventually(lambda: server.claims("x")[0].remaining_s < 0.9)
+    eventually(lambda: server.claims("x")[0].remaining_s < 2.2)
     paused.signal(signal.SIGCONT)
-    eventually(lambda: server.claims("x")[0].remaining_s > 1.4)
+    eventually(lambda: server.claims("x")[0].remaining_s > 3.0)
     assert paused.do("state") == "HELD"
     assert server.holders("x") == [token]
     paused.do("release")
@@ -101,9 +101,9 @@ def test_a_deadlocked_holder_loses_its_lease_after_max_hold_s(server: LiveRedis,
     lost = threading.Event()
     stuck = client.lock("x", ttl_s=30.0, max_hold_s=0.5).acquire()
     stuck.on_lost(lost.set)
-    entered = client.lock("x", ttl_s=30.0).acquire(timeout_s=5)
+    entered = client.lock("x", ttl_s=30.0).acquire(timeout_s=20)
     assert entered.token > stuck.token
-    assert lost.wait(5)
+    assert lost.wait(20)
     assert stuck.state == "LOST"
     with pytest.raises(LeaseLost, match="max_hold_s"):
         stuck.release()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from proxy import TcpProxy, listening
-from redis_live import LiveRedis, gone
+from proxy import TcpProxy, listening, standing
+from redis_live import LiveRedis, Waiter, gone, renewed
 from servers import eventually
 
 from holdfast import LeaseLost, Unavailable, aio
@@ -21,31 +20,11 @@ pytestmark = pytest.mark.live
 Connect = Callable[..., Any]
 
 
-class Waiter:
-    """Someone who waits for the lock ``x`` in a thread."""
-
-    def __init__(self, server: LiveRedis, client: Any, ttl_s: float = 1.0) -> None:
-        self.lease: Any = None
-        self._lock = client.lock("x", ttl_s=ttl_s)
-        self._thread = threading.Thread(target=self._wait)
-        before = server.waiters("x")
-        self._thread.start()
-        eventually(lambda: server.waiters("x") == before + 1)
-
-    def _wait(self) -> None:
-        self.lease = self._lock.acquire(timeout_s=8)
-
-    def entered(self) -> Any:
-        self._thread.join(9)
-        return self.lease
-
-
 def test_a_reset_while_holding_is_mended_without_a_word(server: LiveRedis, proxy: TcpProxy, connect: Connect) -> None:
     lease = connect(proxy.url).lock("x", ttl_s=1.0).acquire()
     for _ in range(3):
         proxy.cut()
-        ends_s = lease.remaining_s
-        eventually(lambda ends_s=ends_s: lease.remaining_s > ends_s)
+        renewed(lease)
     assert lease.state == "HELD"
     proxy.cut()
     lease.release()
@@ -56,9 +35,9 @@ def test_a_silence_while_holding_is_unsure_and_then_held_again_if_it_heals_in_ti
     server: LiveRedis, proxy: TcpProxy, connect: Connect
 ) -> None:
     steps: list[Event] = []
-    lease = connect(proxy.url, hooks=[steps.append]).lock("x", ttl_s=2.0).acquire()
+    lease = connect(proxy.url, hooks=[steps.append]).lock("x", ttl_s=3.0).acquire()
     proxy.silence()
-    eventually(lambda: lease.state == "UNSURE", 2.0)
+    eventually(lambda: lease.state == "UNSURE")
     lease.ensure_held()
     assert lease.remaining_s > 0.2
     proxy.heal()
@@ -72,10 +51,10 @@ def test_a_silence_while_holding_is_unsure_and_then_held_again_if_it_heals_in_ti
 def test_one_dead_connection_costs_no_lease_where_a_new_one_would_do(
     server: LiveRedis, proxy: TcpProxy, connect: Connect
 ) -> None:
-    lease = connect(proxy.url).lock("x", ttl_s=1.0).acquire()
-    proxy.silence(lambda wire: True)  # those that stand; new ones pass
-    eventually(lambda: server.claims("x")[0].remaining_s < 0.5)
-    eventually(lambda: server.claims("x")[0].remaining_s > 0.9)
+    lease = connect(proxy.url).lock("x", ttl_s=3.0).acquire()
+    proxy.silence(standing)
+    eventually(lambda: server.claims("x")[0].remaining_s < 1.5)
+    eventually(lambda: server.claims("x")[0].remaining_s > 2.0)
     eventually(lambda: lease.state == "HELD")
     lease.release()
     assert server.claims("x") == ()
@@ -84,15 +63,13 @@ def test_one_dead_connection_costs_no_lease_where_a_new_one_would_do(
 def test_a_silence_to_the_deadline_loses_the_lease_on_time_and_before_the_next_enters(
     server: LiveRedis, proxy: TcpProxy, connect: Connect
 ) -> None:
-    lost_at: list[float] = []
+    told = threading.Event()
     lease = connect(proxy.url, patience_s=1.0).lock("x", ttl_s=1.0).acquire()
-    lease.on_lost(lambda: lost_at.append(time.monotonic()))
+    lease.on_lost(told.set)
     proxy.silence()
     following = Waiter(server, connect(server.url)).entered()
-    entered_at = time.monotonic()
-    assert lease.state == "LOST"
-    eventually(lambda: lost_at)
-    assert lost_at[0] < entered_at + 0.1  # its deadline was before; the thread that tells may be late on a busy machine
+    assert lease.state == "LOST"  # by its own clock: who is to be told may be told a little later
+    assert told.wait(20)
     assert following.token > lease.token
     with pytest.raises(LeaseLost):
         lease.release()
@@ -106,16 +83,19 @@ def test_the_body_of_async_with_is_cancelled_when_the_lease_is_lost_to_silence(
 ) -> None:
     reached: list[str] = []
 
+    async def body(client: Any) -> None:
+        async with client.lock("x", ttl_s=0.6):
+            proxy.silence()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                reached.append("cancelled")
+                raise
+
     async def main() -> None:
         async with aio.connect(proxy.url, patience_s=0.5) as client:
             with pytest.raises(LeaseLost):
-                async with client.lock("x", ttl_s=0.6):
-                    proxy.silence()
-                    try:
-                        await asyncio.sleep(8)
-                    except asyncio.CancelledError:
-                        reached.append("cancelled")
-                        raise
+                await body(client)
             task = asyncio.current_task()
             assert task is not None
             assert task.cancelling() == 0
@@ -143,8 +123,8 @@ def test_a_hand_over_arrives_although_the_connection_for_signals_died_in_silence
 def test_a_hand_over_arrives_at_once_after_connections_were_reset_while_waiting(
     server: LiveRedis, proxy: TcpProxy, connect: Connect, which: str
 ) -> None:
-    holder = connect(server.url).lock("x", ttl_s=30.0).acquire()
-    waiter = Waiter(server, connect(proxy.url), ttl_s=30.0)  # its own renewal would come after 10 s
+    holder = connect(server.url).lock("x", ttl_s=90.0).acquire()
+    waiter = Waiter(server, connect(proxy.url), ttl_s=90.0)  # its own renewal would come after 30 s
     eventually(lambda: any(wire.listens for wire in proxy.wires))
     eventually(lambda: server.client.pubsub_channels("holdfast:*"))
     if which == "signals":
@@ -160,8 +140,8 @@ def test_a_hand_over_arrives_at_once_after_connections_were_reset_while_waiting(
 def test_a_hand_over_signalled_while_disconnected_is_found_on_coming_back(
     server: LiveRedis, proxy: TcpProxy, connect: Connect
 ) -> None:
-    holder = connect(server.url).lock("x", ttl_s=30.0).acquire()
-    waiter = Waiter(server, connect(proxy.url), ttl_s=30.0)
+    holder = connect(server.url).lock("x", ttl_s=90.0).acquire()
+    waiter = Waiter(server, connect(proxy.url), ttl_s=90.0)
     eventually(lambda: server.client.pubsub_channels("holdfast:*"))
     proxy.silence()  # the next connection does not come through either
     proxy.cut()
@@ -197,3 +177,66 @@ def test_an_acquire_into_silence_fails_after_its_patience_and_leaves_nothing(
         client.lock("x", ttl_s=30.0).acquire()
     proxy.heal()  # and with that the enter of then is delivered, long after
     gone(server, "x")
+
+
+def test_connections_that_died_in_silence_while_idle_cost_no_acquire(
+    server: LiveRedis, proxy: TcpProxy, connect: Connect
+) -> None:
+    client = connect(proxy.url, patience_s=4.0)
+    leases: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda n=n: leases.append(client.lock(f"{n}", ttl_s=60.0).acquire())) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for lease in leases:
+        lease.release()
+    proxy.silence(standing)  # as when a NAT between forgets them
+    lease = client.lock("x", ttl_s=60.0).acquire()
+    assert server.holders("x") == [lease.token]
+    lease.release()
+    assert server.claims("x") == ()
+
+
+def test_a_waiter_whose_connection_for_signals_died_on_being_made_makes_another(
+    server: LiveRedis, proxy: TcpProxy, connect: Connect
+) -> None:
+    holder = connect(server.url).lock("x", ttl_s=90.0).acquire()
+    proxy.hold_back(b"SUBSCRIBE")
+    waiter = Waiter(server, connect(proxy.url, patience_s=2.0), ttl_s=90.0)
+    assert proxy.happened.wait(20)
+    eventually(lambda: server.client.pubsub_channels("holdfast:*"))
+    holder.release()
+    assert waiter.entered().token > holder.token
+    waiter.lease.release()
+    assert server.claims("x") == ()
+
+
+def test_a_waiter_without_a_timeout_fails_cleanly_when_an_outage_outlasts_its_lease_and_its_patience(
+    server: LiveRedis, proxy: TcpProxy, connect: Connect
+) -> None:
+    holder = connect(server.url).lock("x", ttl_s=3.0).acquire()
+    lock = connect(proxy.url, patience_s=0.5).lock("x", ttl_s=1.0)
+    caught: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            lock.acquire()
+        except Exception as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: server.waiters("x") == 1)
+    eventually(lambda: any(wire.listens for wire in proxy.wires))
+    proxy.silence()
+    thread.join(20)
+    assert [type(error) for error in caught] == [Unavailable]
+    proxy.heal()  # and with that all that was on its way is delivered
+    eventually(lambda: server.waiters("x") == 0)
+    assert server.holders("x") == [holder.token]
+    holder.release()
+    lock.acquire(timeout_s=20).release()
+    assert server.claims("x") == ()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_live import LiveRedis, gone
+from redis_live import LiveRedis, gone, renewed
 from servers import eventually
 
-from holdfast import LeaseLost, Unavailable
+from holdfast import LeaseLost, StaleToken, Unavailable
 from holdfast.engines import redis_scripts
 from holdfast.engines.redis_scripts import Script
 
@@ -26,16 +26,16 @@ def test_leases_go_on_through_a_restart_with_persistence(tmp_path: Path, connect
     server = LiveRedis(folder, "--appendonly", "yes", "--appendfsync", "always")
     try:
         client = connect(server.url)
-        lease = client.lock("x", ttl_s=2.0).acquire()
+        lease = client.lock("x", ttl_s=4.0).acquire()
         opened = client.cell("ledger").open(lease)
         opened.put(b"before")
         server.restart()
         assert client.lock("x").try_acquire() is None
-        eventually(lambda: server.claims("x")[0].remaining_s > 1.5)
+        renewed(lease)
         assert lease.state == "HELD"
         opened.put(b"after")
         lease.release()
-        following = client.lock("x", ttl_s=2.0).acquire(timeout_s=5)
+        following = client.lock("x", ttl_s=4.0).acquire(timeout_s=20)
         assert following.token > lease.token
         assert server.cell("ledger").value == b"after"
         following.release()
@@ -45,14 +45,14 @@ def test_leases_go_on_through_a_restart_with_persistence(tmp_path: Path, connect
 
 def test_a_restart_without_persistence_ends_leases_and_queues_waiters_anew(server: LiveRedis, connect: Connect) -> None:
     client = connect(server.url)
-    lease = client.lock("x", ttl_s=1.5).acquire()
+    lease = client.lock("x", ttl_s=3.0).acquire()
     lost = threading.Event()
     lease.on_lost(lost.set)
     waiters = [connect(server.url) for _ in range(3)]
     entered: list[Any] = []
 
     def wait(waiter: Any) -> None:
-        entered.append(waiter.lock("x", ttl_s=1.5).acquire(timeout_s=8))
+        entered.append(waiter.lock("x", ttl_s=3.0).acquire(timeout_s=20))
         entered[-1].release()
 
     threads = [threading.Thread(target=wait, args=(waiter,)) for waiter in waiters]
@@ -60,10 +60,10 @@ def test_a_restart_without_persistence_ends_leases_and_queues_waiters_anew(serve
         thread.start()
     eventually(lambda: server.waiters("x") == 3)
     server.restart()
-    assert lost.wait(1.5)
+    assert lost.wait(20)
     assert lease.state == "LOST"
     for thread in threads:
-        thread.join(8)
+        thread.join(20)
     tokens = [one.token for one in entered]
     assert len(tokens) == 3
     assert tokens == sorted(tokens)
@@ -77,61 +77,59 @@ def test_a_waiter_survives_a_server_that_is_away_for_a_while(server: LiveRedis, 
     client, other = connect(server.url), connect(server.url)
     lease = client.lock("x", ttl_s=0.6).acquire()
     entered: list[Any] = []
-    thread = threading.Thread(target=lambda: entered.append(other.lock("x", ttl_s=0.6).acquire(timeout_s=8)))
+    thread = threading.Thread(target=lambda: entered.append(other.lock("x", ttl_s=0.6).acquire(timeout_s=20)))
     thread.start()
     eventually(lambda: server.waiters("x") == 1)
     server.kill()
-    assert lease.wait_lost(3)
+    assert lease.wait_lost(20)
     server.start()
-    thread.join(8)
+    thread.join(20)
     assert entered[0].token > lease.token
     assert entered[0].state == "HELD"
     entered[0].release()
 
 
 def test_a_script_flush_in_the_middle_is_not_noticed(server: LiveRedis, connect: Connect) -> None:
+    flush = server.client.script_flush
     client, other = connect(server.url), connect(server.url)
-    for name in ("a", "b"):  # the second time round all scripts are known to the links
-        lease = client.lock(name, ttl_s=0.6).acquire()
-        server.client.script_flush()
-        opened = client.cell(name).open(lease)
-        server.client.script_flush()
-        opened.put(b"one")
-        entered: list[Any] = []
-        thread = threading.Thread(
-            target=lambda name=name: entered.append(other.lock(name, ttl_s=0.6).acquire(timeout_s=5))
-        )
-        thread.start()
-        eventually(lambda name=name: server.waiters(name) == 1)
-        server.client.script_flush()
-        ends_s = lease.remaining_s
-        eventually(lambda: lease.remaining_s > ends_s)  # renewed
-        server.client.script_flush()
-        lease.release()
-        thread.join(5)
-        server.client.script_flush()
-        entered[0].release()
-        assert server.claims(name) == ()
+    lease = client.lock("x", ttl_s=2.0).acquire()
+    flush()
+    opened = client.cell("ledger").open(lease)
+    flush()
+    opened.put(b"one")
+    flush()
+    entered: list[Any] = []
+    thread = threading.Thread(target=lambda: entered.append(other.lock("x", ttl_s=2.0).acquire(timeout_s=20)))
+    thread.start()
+    eventually(lambda: server.waiters("x") == 1)
+    flush()
+    renewed(lease)
+    flush()
+    lease.release()
+    thread.join(20)
+    flush()
+    entered[0].release()
+    assert server.claims("x") == ()
+    assert server.cell("ledger").value == b"one"
 
 
 def test_out_of_memory_refuses_who_comes_in_one_clear_error_and_lets_others_renew_and_leave(
     server: LiveRedis, connect: Connect
 ) -> None:
     client, patient = connect(server.url, patience_s=0.3), connect(server.url)
-    lease = client.lock("x", ttl_s=0.6).acquire()
+    lease = client.lock("x", ttl_s=2.0).acquire()
     entered: list[Any] = []
-    thread = threading.Thread(target=lambda: entered.append(patient.lock("x", ttl_s=0.6).acquire(timeout_s=6)))
+    thread = threading.Thread(target=lambda: entered.append(patient.lock("x", ttl_s=2.0).acquire(timeout_s=20)))
     thread.start()
     eventually(lambda: server.waiters("x") == 1)
     server.client.config_set("maxmemory", "1")
     for refused in (client.lock("new").acquire, client.lock("x").acquire):
         with pytest.raises(Unavailable, match=r"did not serve enter.*out of memory.*raise maxmemory"):
             refused()
-    ends_s = lease.remaining_s
-    eventually(lambda: lease.remaining_s > ends_s)  # renewed, and its waiter as well
+    renewed(lease)  # and its waiter as well
     assert lease.state == "HELD"
     lease.release()
-    thread.join(5)
+    thread.join(20)
     assert entered[0].state == "HELD"
     entered[0].release()
     server.client.config_set("maxmemory", "0")
@@ -147,7 +145,7 @@ def step(server: LiveRedis, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
     skew = "local time = call('TIME')\ntime[1] = time[1] + (call('GET', 'skew') or 0)"
     for name in ("ENTER", "LEAVE", "RENEW", "LOOK", "STANDS"):
         script: Script = getattr(redis_scripts, name)
-        text = script.by_text.split(b"\r\n", 4)[4].rsplit(b"\r\n", 1)[0].decode()
+        text = script.by_text.split(b"\r\n", 3)[3].rsplit(b"\r\n", 1)[0].decode()
         assert "local time = call('TIME')" in text
         monkeypatch.setattr(redis_scripts, name, Script(text.replace("local time = call('TIME')", skew)))
     return lambda seconds: server.client.set("skew", seconds)
@@ -158,17 +156,16 @@ def test_a_server_clock_stepped_back_neither_locks_for_ever_nor_lowers_tokens(
 ) -> None:
     client, dead = connect(server.url), connect(server.url)
     abandoned = dead.lock("x", ttl_s=1.0, renew=False).acquire()
-    kept = client.lock("kept", ttl_s=0.6).acquire()
+    kept = client.lock("kept", ttl_s=2.0).acquire()
     step(-3 * 86400)
-    ends_s = kept.remaining_s
-    eventually(lambda: kept.remaining_s > ends_s)  # renewed
+    renewed(kept)
     assert kept.state == "HELD"
-    lease = client.lock("x", ttl_s=1.0).acquire(timeout_s=4)
+    lease = client.lock("x", ttl_s=1.0).acquire(timeout_s=20)
     assert lease.token > abandoned.token
     assert abandoned.state == "LOST"
     lease.release()
     kept.release()
-    again = client.lock("kept", ttl_s=0.6).acquire()
+    again = client.lock("kept", ttl_s=2.0).acquire()
     assert again.token > kept.token
     again.release()
 
@@ -180,16 +177,16 @@ def test_a_server_clock_stepped_forward_ends_leases_which_are_told_and_tokens_ri
     lease = client.lock("x", ttl_s=1.0).acquire()
     opened = client.cell("ledger").open(lease)
     step(3 * 86400)
-    following = other.lock("x", ttl_s=1.0).acquire(timeout_s=4)
+    following = other.lock("x", ttl_s=1.0).acquire(timeout_s=20)
     assert following.token > lease.token
-    assert lease.wait_lost(2)
+    assert lease.wait_lost(20)
     after = other.cell("ledger").open(following)
-    with pytest.raises(Exception, match="we are no longer the holder"):
+    with pytest.raises(StaleToken, match="we are no longer the holder"):
         opened.put(b"late")
     after.put(b"right")
     following.release()
     step(0)  # and back again: tokens do not fall with the clock
-    last = other.lock("x", ttl_s=1.0).acquire(timeout_s=4)
+    last = other.lock("x", ttl_s=1.0).acquire(timeout_s=20)
     assert last.token > following.token
     last.release()
     assert server.claims("x") == ()
