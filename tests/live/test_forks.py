@@ -99,6 +99,20 @@ def test_a_child_holds_nothing_and_is_told_while_its_parents_lease_goes_on(any_u
     lease.release()
 
 
+def test_no_child_takes_its_siblings_write_for_its_own(url: str, connect: Connect) -> None:
+    """Each does the same, from the same state: what tells their requests apart must not be of before the fork."""
+    client = connect(url)
+
+    def child() -> str:
+        lease = client.lock("x").acquire(timeout_s=10)
+        opened = client.cell("ledger").open(lease)
+        opened.put((opened.value or b"") + b"+")
+        lease.release()
+        return client.cell("ledger").read().value.decode()
+
+    assert [in_child(child) for _ in range(3)] == ["+", "++", "+++"]
+
+
 def test_a_childs_child_is_told_as_well(any_url: str, connect: Connect) -> None:
     client = connect(any_url)
     lease = client.lock("x", ttl_s=30.0).acquire()

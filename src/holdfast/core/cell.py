@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Sequence
 
 from ..contract import Request
@@ -11,9 +9,6 @@ from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, StaleToke
 from ..model import CellReply, CellSnapshot, Change, Fence, check_name
 from .session import Session, lost_message
 from .tenure import Tenure
-
-_RUN = os.urandom(6).hex()
-_numbers = itertools.count(1)
 
 
 class Opening:
@@ -74,8 +69,7 @@ async def put(session: Session, opening: Opening, value: bytes | None, changes: 
         check_name(change.key, "key")
     if opening.pending is not None:
         await _settle(session, opening, *opening.pending)
-    op_id = f"{_RUN}.{next(_numbers):x}"
-    request = session.engine.put(opening.cell, opening.fence, opening.version, op_id, value, changes)
+    request = session.engine.put(opening.cell, opening.fence, opening.version, session.new_id(), value, changes)
     return (await _settle(session, opening, request, value)).applied
 
 

@@ -82,10 +82,11 @@ class Session:
         mailbox: Mailbox | None = None,
     ) -> Tenure:
         """A claim with a fresh id, not yet sent. ``mailbox``: where its signals go, one of its own by default."""
-        claim = Claim(self._new_id(), weight, ttl_s, self.world.inbox, self.owner, payload)
+        claim = Claim(self.new_id(), weight, ttl_s, self.world.inbox, self.owner, payload)
         return Tenure(turnstile, claim, mailbox or self.world.mailbox(), renews=renews, max_hold_s=max_hold_s)
 
-    def _new_id(self) -> str:
+    def new_id(self) -> str:
+        """For a claim or a put: no other process ever makes the same, nor does a fork of this one."""
         return f"{self.world.inbox}.{next(self._numbers):x}"
 
     async def enter(self, tenure: Tenure, nowait: bool, give_up_at: float = NEVER_S) -> Standing:
@@ -113,7 +114,7 @@ class Session:
         self.tenures.pop(tenure.claim.id, None)
         tenure.first_sent = None
         if standing.state is State.BURIED:
-            tenure.claim = tenure.claim._replace(id=self._new_id())
+            tenure.claim = tenure.claim._replace(id=self.new_id())
             return await self.enter(tenure, nowait, give_up_at)
         return standing
 
