@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -11,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Commands
+from commands import PROGRAM, Commands
 from servers import eventually
 
 import holdfast
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
 
+SHELL_PROGRAM = shlex.join(PROGRAM)
 VERBS = ("run", "each", "status", "evict", "demo")
 
 
@@ -171,7 +173,7 @@ def test_names_and_owners_do_nothing_to_a_terminal(on: Commands) -> None:
         refused = on.run("evict", name)
         assert (refused.code, refused.err.count("\n")) == (1, 2)
         assert "\x1b" not in refused.err
-    evicting = f'{sys.executable} -m holdfast evict "$HOLDFAST_NAME"; exec sleep 30'
+    evicting = f'{SHELL_PROGRAM} evict "$HOLDFAST_NAME"; exec sleep 30'
     lost = on.run("run", name, "--ttl", "1", "--", "sh", "-c", evicting)
     assert lost.code == 76
     assert "\x1b" not in lost.out + lost.err
@@ -268,7 +270,7 @@ def test_progress_is_shown_on_a_terminal_only(on_sqlite: Commands) -> None:
 )  # fmt: skip
 def test_closed_streams_change_nothing(on_sqlite: Commands, verb: str, code: int, closed: str) -> None:
     (on_sqlite.folder / "lines").write_text("a\nb\n")
-    shell = f"{sys.executable} -m holdfast {verb} {closed}"
+    shell = f"{SHELL_PROGRAM} {verb} {closed}"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False, cwd=on_sqlite.folder,
                           env=on_sqlite.environment)  # fmt: skip
     assert done.returncode == code
@@ -277,7 +279,7 @@ def test_closed_streams_change_nothing(on_sqlite: Commands, verb: str, code: int
 
 
 def test_cmd_finds_a_closed_stream_closed_and_no_file_of_ours_in_its_place(on_sqlite: Commands) -> None:
-    shell = f"{sys.executable} -m holdfast run x -- sh -c 'test ! -e /dev/fd/0' <&-"
+    shell = f"{SHELL_PROGRAM} run x -- sh -c 'test ! -e /dev/fd/0' <&-"
     assert subprocess.run(["sh", "-c", shell], check=False, env=on_sqlite.environment).returncode == 0
 
 
