@@ -54,10 +54,10 @@ docs: $(VENV)/.ready-demo ## see that every link in the docs leads somewhere
 	@$(BIN)/python tools/links.py
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info src/holdfast/placement/_kernel*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment; a stamp for each set of extras that was put into it.
-$(VENV)/.ready-%: pyproject.toml tools/venv.sh
+$(VENV)/.ready-%: pyproject.toml setup.py tools/venv.sh $(wildcard src/holdfast/placement/_kernel*.[ch])
 	@PYTHON='$(PYTHON)' sh tools/venv.sh '$(VENV)' '$(EXTRAS_$*)'
 	@touch '$@'

@@ -68,6 +68,7 @@ if ! fits "$venv/bin/python"; then
     create
 fi
 say "putting holdfast[$extras] into $venv"
+rm -f src/holdfast/placement/_kernel*.so # made anew, or else its absence is told below
 if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
 elif has uv; then
@@ -75,3 +76,6 @@ elif has uv; then
 else
     fail "$venv has no pip. Remove it (make clean) and run this again."
 fi || fail "the packages could not be installed (see above); a network is needed the first time."
+kernel=$("$venv/bin/python" -c 'from holdfast.placement import kernel; print(kernel())')
+[ "$kernel" = c ] ||
+    say "the kernel in C was not built (is there a cc, and Python.h?): placements run in plain Python, ten times slower"

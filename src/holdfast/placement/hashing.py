@@ -1,7 +1,7 @@
 """Keys to bytes, bytes to 64-bit numbers: the same on every machine and in every language.
 
-The default is XXH64. The `xxhash` package computes it where it is installed; the plain Python below gives the same numbers
-without it. (The kernel in C has its own, and asks nobody.)
+The default is XXH64. The `xxhash` package computes it where it is installed; the plain Python below gives the same
+numbers without it. (The kernel in C has its own, and asks nobody.)
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def xxh64_python(data: bytes, seed: int = 0) -> int:
     return h ^ h >> 32
 
 
-def _fastest() -> Callable[[bytes, int], int]:
+def _fastest() -> Callable[..., int]:
     try:
         from xxhash import xxh64_intdigest
     except ImportError:
@@ -120,8 +120,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 def key_bytes(key: Key) -> bytes:
     """The bytes of a key that are hashed: text in UTF-8, an integer in decimal.
 
-    So ``1``, ``"1"`` and ``b"1"`` are one key, and so are ``"a"`` and ``b"a"``. Everything else is `Misuse`: a bool, a float,
-    None, a bytearray, and text with half of a surrogate pair (a path with odd bytes: give ``os.fsencode(path)``).
+    So ``1``, ``"1"`` and ``b"1"`` are one key, and so are ``"a"`` and ``b"a"``. Everything else is `Misuse`: a bool, a
+    float, None, a bytearray, and text with half a surrogate pair (a path with odd bytes: give ``os.fsencode(path)``).
     """
     if isinstance(key, str):
         try:

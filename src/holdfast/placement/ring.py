@@ -1,21 +1,22 @@
 """The ring: every node owns many points on a circle of 2**64, a key belongs to the first point at or after its hash.
 
 Karger et al., "Consistent hashing and random trees" (1997), with virtual nodes. Point i of a node is the hash of the
-node's name in UTF-8 followed by i in four little-endian bytes. The width is fixed, so no two (name, i) share those bytes,
-whatever stands in a name. A node has round(points * weight) of them, at least one, numbered from 0: they depend on that
-node alone, which is why a change moves keys only to or from the node that changed.
+node's name in UTF-8 followed by i in four little-endian bytes. The width is fixed, so no two (name, i) share those
+bytes, whatever stands in a name. A node has round(points * weight) of them, at least one, numbered from 0: they depend
+on that node alone, which is why a change moves keys only to or from the node that changed.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import ClassVar, cast
 
 from ..errors import Misuse
-from ._kernel import Finder, Ring, Table
+from ._kernel import Finder, Ring, Table, points_of
 from .base import Change, Node, Placement
-from .hashing import DEFAULT_HASH, is_whole, xxh64
+from .hashing import DEFAULT_HASH, is_whole
 
 LAST = (1 << 64) - 1
 MAX_POINTS = 1 << 20
@@ -69,15 +70,18 @@ class HashRing(Placement):
             arcs = [(place, tuple(islice(self._preference(table, place, frozenset()), n))) for place in places]
         return arcs if places[-1] == LAST else [*arcs, (LAST, arcs[0][1])]
 
+    @property
+    def _deciding(self) -> tuple[str, ...]:
+        return ()  # a node's share is how many points it has, whatever the points for a weight of 1
+
     def _finder(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Finder:
-        places: list[int] = []
-        owners: list[int] = []
+        points, owners = array("Q"), array("I")
         for slot, name in enumerate(names):
             if name is not None:
-                points = self._node_points(name, 0, self._share(nodes[name]))
-                places += points
-                owners += [slot] * len(points)
-        return Ring(places, owners, names)
+                of_node = self._node_points(name, 0, self._share(nodes[name]))
+                points += of_node
+                owners += array("I", (slot,)) * len(of_node)
+        return Ring(points, owners, names)
 
     def _next(
         self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
@@ -90,9 +94,11 @@ class HashRing(Placement):
         removed = self._node_points(change.name, after, before)
         return cast(Ring, old.finder).changed(change.slot, added, removed, names)
 
-    def _node_points(self, name: str, start: int, stop: int) -> list[int]:
-        raw, hasher = name.encode(), self._hasher or xxh64_of
-        return [hasher(raw + index.to_bytes(4, "little")) for index in range(start, stop)]
+    def _node_points(self, name: str, start: int, stop: int) -> array[int]:
+        raw, hasher = name.encode(), self._hasher
+        if hasher is None:
+            return points_of(raw, start, stop)
+        return array("Q", (hasher(raw + index.to_bytes(4, "little")) for index in range(start, stop)))
 
     def _order(self, table: Table, place: int) -> Iterator[str]:
         names = table.names
@@ -105,15 +111,11 @@ class HashRing(Placement):
         weight = super()._checked_weight(given, name)
         if weight > MAX_POINTS / self._points:
             raise Misuse(
-                f"the weight {weight:g} of node {name!r} with {self._points} points a unit makes more than {MAX_POINTS} "
-                "points: weights are relative, so divide them all by the same number"
+                f"the weight {weight:g} of node {name!r} with {self._points} points a unit makes more than {MAX_POINTS}"
+                " points: weights are relative, so divide them all by the same number"
             )
         return weight
 
     def __repr__(self) -> str:
         total = sum(self._share(node) for node in self._table.state.nodes.values())
         return f"<HashRing of {len(self)} nodes, {total} points, {self._hash}>"
-
-
-def xxh64_of(data: bytes) -> int:
-    return xxh64(data, 0)

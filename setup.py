@@ -1,0 +1,26 @@
+"""The compiled kernel of `holdfast.placement`; everything else stands in pyproject.toml.
+
+Optional: where it cannot be built (no compiler), the install goes on, and `_kernel.py` does the same, slower.
+"""
+
+from sysconfig import get_config_var
+
+from setuptools import Extension, setup
+
+HERE = "src/holdfast/placement/"
+# One binary for Python 3.11 and every later one. Free-threaded builds have no limited API and get a binary each.
+limited = not get_config_var("Py_GIL_DISABLED")
+
+setup(
+    ext_modules=[
+        Extension(
+            "holdfast.placement._kernel",
+            [HERE + "_kernel.c"],
+            depends=[HERE + f"_kernel_{part}.h" for part in ("base", "batch", "hash", "ring", "table")],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if limited else [],
+            py_limited_api=limited,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if limited else {},
+)
