@@ -70,7 +70,7 @@ def refused(action: Callable[[], Any]) -> str:
 
 def test_a_child_holds_nothing_and_is_told_while_its_parents_lease_goes_on(any_url: str, connect: Connect) -> None:
     client = connect(any_url)
-    lease = client.lock("x", ttl_s=1.0).acquire()
+    lease = client.lock("x", ttl_s=3.0).acquire()
     opened = client.cell("ledger").open(lease)
     inbox = client.session.world.inbox
 
@@ -129,8 +129,8 @@ def test_a_childs_child_is_told_as_well(any_url: str, connect: Connect) -> None:
 
 def test_partitions_and_memberships_stay_with_the_parent(any_url: str, connect: Connect) -> None:
     client = connect(any_url)
-    member = client.group("workers").join(ttl_s=1.0)
-    share = client.partitions("orders", 4, ttl_s=1.0).join()
+    member = client.group("workers").join(ttl_s=3.0)
+    share = client.partitions("orders", 4, ttl_s=3.0).join()
     eventually(lambda: len(share.owned) == 4)
 
     def child() -> Any:

@@ -28,7 +28,7 @@ import json, os
 import holdfast
 
 hf = holdfast.connect(os.environ["ENGINE"])
-boot = hf.lock("boot", ttl_s=2.0).acquire()  # by the master, for as long as it lives
+boot = hf.lock("boot", ttl_s=6.0).acquire()  # by the master, for as long as it lives
 
 
 def app(environ, start_response):
@@ -90,7 +90,9 @@ def start(tmp_path: Path, url: str) -> Iterator[Callable[..., Gunicorn]]:
         one.close()
 
 
-@pytest.mark.parametrize("workers", [["--worker-class", "sync"], ["--worker-class", "gthread", "--threads", "3"]])
+@pytest.mark.parametrize(
+    "workers", [["--worker-class", "sync"], ["--worker-class", "gthread", "--threads", "3"], ["--worker-class", "gevent"]]
+)
 def test_workers_of_a_preloaded_application_take_turns_and_the_master_keeps_its_lock(
     url: str, start: Callable[..., Gunicorn], onlooker: Callable[[str], Onlooker], workers: list[str]
 ) -> None:

@@ -143,7 +143,7 @@ def test_a_holder_paused_past_its_lease_is_told_and_refused_and_the_next_ones_da
     sqlite_url: str, view: Onlooker, connect: Connect, start_peer: StartPeer
 ) -> None:
     paused, client = start_peer(sqlite_url), connect(sqlite_url)
-    token = paused.do("acquire", "x", 0.6)
+    token = paused.do("acquire", "x", 1.5)
     paused.do("open", "ledger")
     paused.do("put", "first")
     paused.signal(signal.SIGSTOP)
@@ -187,6 +187,7 @@ def test_a_waiter_that_is_paused_when_its_turn_comes_costs_its_lease_and_no_more
     with ThreadPoolExecutor(1) as pool:
         last = waiter(pool, view, client)
         paused.signal(signal.SIGSTOP)
+        stopped(paused)
         lease.release()
         entered, _ = last.result()
         entered.release()

@@ -121,12 +121,12 @@ def test_where_the_disk_is_full_nobody_enters_a_lease_ends_in_time_and_all_goes_
     sqlite_url: str, path: Path, connect: Connect, start_peer: StartPeer, onlooker: Callable[[str], Onlooker]
 ) -> None:
     full, client, view = start_peer(sqlite_url, patience_s=0.5), connect(sqlite_url), onlooker(sqlite_url)
-    token = full.do("acquire", "x", 1.5)
+    token = full.do("acquire", "x", 2.0)
     full.do("open", "ledger")
     full.do("put", "kept")
     full.do("limit_files", 0)  # what stands can be read; nothing can be written, as root or not
     with pytest.raises(Unavailable, match=r"holdfast\.db"):
-        full.do("acquire", "y", 1.5)
+        full.do("acquire", "y", 2.0)
     with pytest.raises((Unavailable, OutcomeUnknown), match=r"holdfast\.db"):
         full.do("put", "no room")
     assert full.do("wait_lost", 20.0)
@@ -135,6 +135,6 @@ def test_where_the_disk_is_full_nobody_enters_a_lease_ends_in_time_and_all_goes_
     assert client.cell("ledger").open(lease).value == b"kept"
     lease.release()
     full.do("limit_files", -1)
-    assert full.do("acquire", "x", 1.5) > lease.token
+    assert full.do("acquire", "x", 2.0) > lease.token
     full.do("release")
     eventually(lambda: not view.claims("x") and not view.claims("y"))
