@@ -17,7 +17,7 @@ EXTRAS_bench = all,bench
 NO_SKIPS = $(if $(filter-out 0 false,$(CI)),-p tools.no_skips)
 PYTEST   = $(BIN)/python -m pytest -n 2 --dist loadfile $(NO_SKIPS)
 
-.PHONY: help venv demo test long servers check bench docs clean
+.PHONY: help venv demo test long sanitize servers check bench docs clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -37,6 +37,9 @@ test: $(VENV)/.ready-test ## all tests but the slow ones, on two cores (PYTEST_A
 long: $(VENV)/.ready-test ## the slow tests
 	@sh tools/servers.sh --if-possible
 	@$(PYTEST) -m slow $(PYTEST_ARGS)
+
+sanitize: $(VENV)/.ready-test ## the kernel in C under the sanitizers of gcc: its tests and a minute of fuzz
+	@sh tools/sanitize.sh '$(BIN)/python' 60
 
 servers: ## install the servers that tests start by themselves (their services stay off)
 	@sh tools/servers.sh

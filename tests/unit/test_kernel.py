@@ -302,6 +302,14 @@ def test_batches_of_any_size_and_kind_are_whole(size: int) -> None:
 
 
 @needs_c
+def test_keys_of_every_length_are_whole_in_a_batch() -> None:
+    compiled, python = both()
+    some = [bytes([size & 255]) * size for size in range(600)]
+    assert compiled.locate(some) == python.locate(some)
+    assert compiled.locate([key.hex() for key in some]) == python.locate([key.hex() for key in some])
+
+
+@needs_c
 def test_long_keys_in_a_batch_are_hashed_where_they_are_and_let_go() -> None:
     compiled, python = both()
     some: list[Any] = [f"{index}" * 60 for index in range(4000)]
@@ -596,7 +604,7 @@ def test_nothing_leaks() -> None:
         face.locate(some)
         face.locate_slots(iter(some))
         face.locate(array("q", range(3000)))
-        lookup(C, Third(), names, len).locate(some)
+        lookup(C, Third(), names, lambda data: len(data) + (1 << 60)).locate(some)
         for ask in (
             lambda: face.get_node("a", exclude=["b"]),
             lambda: face.get_node(None),
