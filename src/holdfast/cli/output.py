@@ -58,7 +58,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--namespace", default="", metavar="NAME", help="Keeps applications on one engine apart.")
     @functools.wraps(command)
     def with_client(*args: Any, engine: str | None, namespace: str, **options: Any) -> Any:
-        with connect("sqlite://" if engine is None else engine, namespace=namespace) as client:
+        where = "sqlite://" if engine is None else engine
+        with connect(where, namespace=namespace, scope="machine") as client:  # a lock of one process excludes nobody
             name_engine(engine, client.capabilities.scope)
             return command(*args, client=client, **options)
 

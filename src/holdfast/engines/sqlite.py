@@ -86,6 +86,8 @@ class SqliteEngine:
             from urllib.parse import unquote
 
             rest = unquote(rest)
+        if "\0" in rest:
+            raise Misuse(f"{url!r}: no path holds a NUL byte")
         return cls(rest[1:] if sys.platform == "win32" else rest, namespace)
 
     @property

@@ -84,6 +84,8 @@ def open_file(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise Misuse(f"{path} is a folder; sqlite:// takes the path of a file")
+        if path.exists() and not path.is_file():
+            raise Misuse(f"{path} is a device or the like; sqlite:// takes the path of a file")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise Misuse(f"{path} cannot be written by this user: name another file (sqlite:///path)")
     except OSError as error:
