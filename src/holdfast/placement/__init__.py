@@ -2,7 +2,16 @@
 
 from . import _kernel
 from ._kernel import hash_key
+from .anchor import Anchor
 from .base import Node, Placement
+from .bounded import BoundedLoads
+from .choose import Choose
+from .jump import Jump
+from .maglev import Maglev
+from .multiprobe import MultiProbe
+from .presets import EnvoyRing, Ketama, envoy_maglev, envoy_ring_hash, ketama_libmemcached, ketama_twemproxy
+from .registry import ALGORITHMS, from_dict, make
+from .rendezvous import Rendezvous
 from .ring import HashRing
 
 
@@ -11,4 +20,26 @@ def kernel() -> str:
     return _kernel.NAME
 
 
-__all__ = ["HashRing", "Node", "Placement", "hash_key", "kernel"]
+__all__ = [
+    "ALGORITHMS",
+    "Anchor",
+    "BoundedLoads",
+    "Choose",
+    "EnvoyRing",
+    "HashRing",
+    "Jump",
+    "Ketama",
+    "Maglev",
+    "MultiProbe",
+    "Node",
+    "Placement",
+    "Rendezvous",
+    "envoy_maglev",
+    "envoy_ring_hash",
+    "from_dict",
+    "hash_key",
+    "kernel",
+    "ketama_libmemcached",
+    "ketama_twemproxy",
+    "make",
+]

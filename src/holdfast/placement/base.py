@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 from types import MappingProxyType
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from ..errors import Misuse, Unsupported
 from ..model import check_name
-from ._kernel import Finder, Lookup, Table, mix
-from .hashing import DEFAULT_HASH, Key, hasher_of, is_whole, xxh64
+from ._kernel import Finder, Lookup, Table, own_methods
+from .hashing import DEFAULT_HASH, Hasher, Key, hasher_of, is_whole, xxh64
+from .scores import Scores
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -26,22 +28,24 @@ VERSION = 1
 
 
 class Node(NamedTuple):
-    """What a placement knows of a node. ``weight`` is relative to the others; ``zone`` is what fails together with it."""
+    """What a placement knows of a node. ``weight`` is relative to the others; ``zone`` is what fails with it."""
 
     weight: float = 1.0
     zone: str | None = None
 
 
-class State(NamedTuple):
+@dataclass(slots=True)
+class State:
     """What belongs to one state of a placement beside its finder. ``zones`` is empty where no node has one."""
 
     nodes: Mapping[str, Node]
     zones: Mapping[str, tuple[str, ...]]
     sizes: Mapping[tuple[str, ...], int]
+    scores: Scores | None = None  # made when an order is first asked for
 
 
 class Change(NamedTuple):
-    """One step between two states: the node in ``slot`` came (``old`` is None), went (``new`` is None) or was reweighted."""
+    """A step between two states: what stands in ``slot`` came (``old`` is None), went (``new`` is None), or changed."""
 
     slot: int
     name: str
@@ -52,8 +56,9 @@ class Change(NamedTuple):
 class Placement(Lookup):
     """Which node, or which nodes, a key lives on.
 
-    ``nodes`` are names, or a mapping of names to weights or to `Node`. Reading takes no lock: a reader sees the placement
-    before a change or after it, never a mixture. Errors are `Misuse`, and `Unsupported` for what an algorithm cannot do.
+    ``nodes`` are names, or a mapping of names to weights or to `Node`. Reading takes no lock: a reader sees the
+    placement before a change or after it, never a mixture. Errors are `Misuse`, and `Unsupported` for what an algorithm
+    cannot do.
     """
 
     algorithm: ClassVar[str]
@@ -69,12 +74,31 @@ class Placement(Lookup):
 
     def __init__(self, nodes: Iterable[str] | Mapping[str, float | Node] = (), *, hash: str = DEFAULT_HASH) -> None:
         self._hash = hash
-        self._hasher = hasher_of(hash)
+        self._hasher = self._hasher_of(hash)
         self._writing = Lock()
         checked = self._checked_nodes(nodes)
         self._restore(tuple(checked), checked)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_methods(cls)
+
     # -- what an algorithm says
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Its own keyword arguments, each also an attribute: for data and the fingerprint."""
+
+    @property
+    def _deciding(self) -> tuple[str, ...]:
+        """Those of the options that say where keys go, beside what each node's share says."""
+        return self.options
+
+    history: ClassVar[tuple[str, ...]] = ()
+    """The fields of its data that say in which slots nodes are, and why: ``slots`` first. Empty unless `ordered`."""
+
+    def _hasher_of(self, hash: str) -> Hasher | None:
+        """What keys go through; None for the kernel's own."""
+        return hasher_of(hash)
 
     def _finder(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Finder:
         """The finder for nodes in these slots (None: an empty one)."""
@@ -90,8 +114,9 @@ class Placement(Lookup):
         """Where a new node goes: the first empty slot."""
         return table.names.index(None) if None in table.names else len(table.names)
 
-    def _without(self, names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-        """The slots after a removal: without empty ones at the end."""
+    def _without(self, table: Table, slot: int) -> tuple[str | None, ...]:
+        """The slots after the node in ``slot`` has gone: without empty ones at the end."""
+        names = (*table.names[:slot], None, *table.names[slot + 1 :])
         size = len(names)
         while size and names[size - 1] is None:
             size -= 1
@@ -101,21 +126,33 @@ class Placement(Lookup):
         """All nodes in the order in which a key at ``place`` wants them, zones left aside.
 
         After the primary, the others by rendezvous: so a node that comes or goes changes one of the first n at most,
-        and what a failed node kept falls to all others alike.
+        and what a failed node kept falls to all others alike. (With zones it may be two, if the primary is one of them;
+        where an algorithm has an order of its own, it is always one.)
         """
         assert table.finder is not None
-        primary = cast(str, table.names[table.finder.find(place)])
-        yield primary
-        for name in by_rendezvous(place, table.state.nodes):
-            if name != primary:
-                yield name
+        primary = table.finder.find(place)
+        yield cast(str, table.names[primary])
+        for slot in self._scores(table).walk(place):
+            if slot != primary:
+                yield cast(str, table.names[slot])
+
+    def _scores(self, table: Table) -> Scores:
+        state: State = table.state
+        if state.scores is None:  # two threads at once make the same twice
+            state.scores = scores_of(table.names, state.nodes)
+        return state.scores
 
     def _share(self, node: Node) -> object:
         """What of a node's weight decides where keys go, for the fingerprint."""
         return float(node.weight)
 
-    options: ClassVar[tuple[str, ...]] = ()
-    """The algorithm's own keyword arguments, each also an attribute: for data and the fingerprint."""
+    def _shares(self, nodes: Mapping[str, Node]) -> Iterable[object]:
+        """The same for all of them, where it depends on the others."""
+        return map(self._share, nodes.values())
+
+    def _told_history(self, table: Table) -> dict[str, Any]:
+        """The values of `history`."""
+        return {"slots": list(table.names)} if self.ordered else {}
 
     # -- reading; each method looks at self._table once
 
@@ -237,9 +274,11 @@ class Placement(Lookup):
             table = self._table
             node = self._known(table, name)
             slot = table.names.index(name)
-            names = self._without((*table.names[:slot], None, *table.names[slot + 1 :]))
+            if not self.removes_any and slot != len(table.names) - 1:
+                last = table.names[-1]
+                raise Unsupported(f"{type(self).__name__} removes only the last node, {last!r}; Choose and Anchor any")
             rest = {other: kept for other, kept in table.state.nodes.items() if other != name}
-            self._publish(table, names, rest, Change(slot, name, node, None))
+            self._publish(table, self._without(table, slot), rest, Change(slot, name, node, None))
 
     def set_weight(self, name: str, weight: float) -> None:
         """Give a node another weight: keys move only to it when it grows, and only from it when it shrinks."""
@@ -279,10 +318,13 @@ class Placement(Lookup):
             if 0 < len(others) < len(nodes) - 1
             for index in (first, *others)
         }
-        told: list[object] = [self.algorithm, self._hash, [(option, getattr(self, option)) for option in self.options]]
-        told += [(name, self._share(node), mates.get(index, 0)) for index, (name, node) in enumerate(nodes.items())]
-        if self.ordered:
-            told.append(table.names)
+        options = [(option, getattr(self, option)) for option in self._deciding]
+        told: list[object] = [self.algorithm, self._hash, options]
+        told += [
+            (name, share, mates.get(index, 0))
+            for index, (name, share) in enumerate(zip(nodes, self._shares(nodes), strict=True))
+        ]
+        told += self._told_history(table).values()
         return f"{xxh64(repr(told).encode(errors='surrogatepass'), 0):016x}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -291,13 +333,12 @@ class Placement(Lookup):
         nodes = {name: _told(node) for name, node in sorted(table.state.nodes.items())}
         data: dict[str, Any] = {"version": VERSION, "algorithm": self.algorithm, "hash": self._hash}
         data |= {option: getattr(self, option) for option in self.options}
-        return {**data, **({"slots": list(table.names)} if self.ordered else {}), "nodes": nodes}
+        return {**data, **self._told_history(table), "nodes": nodes}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What `to_dict` described. Data of a newer release, or written by hand with a mistake, is refused."""
-        extra = ("slots",) if cls.ordered else ()
-        fields = _fields(data, "its data", "version", "algorithm", "hash", "nodes", *cls.options, *extra)
+        fields = _fields(data, "its data", "version", "algorithm", "hash", "nodes", *cls.options, *cls.history)
         version = fields["version"]
         if not is_whole(version) or version < 1:
             raise Misuse(f"the version of a placement's data is a whole number from 1, not {version!r}")
@@ -311,7 +352,9 @@ class Placement(Lookup):
             nodes[name] = Node(node["weight"], node.get("zone"))
         made = cls(hash=fields["hash"], **{option: fields[option] for option in cls.options})
         checked = made._checked_nodes(nodes)
-        made._restore(_checked_slots(fields["slots"], checked) if cls.ordered else tuple(checked), checked)
+        history = {field: fields[field] for field in cls.history}
+        names = _checked_slots(history.pop("slots"), checked) if history else tuple(checked)
+        made._restore(names, checked, **history)
         return made
 
     def _restore(self, names: tuple[str | None, ...], nodes: dict[str, Node]) -> None:
@@ -367,9 +410,12 @@ class Placement(Lookup):
             raise Misuse(f"there is no node {name!r} here") from None
 
 
-def by_rendezvous(place: int, nodes: Mapping[str, Node]) -> list[str]:
-    """All names, the highest random weight for this key first (Thaler and Ravishankar, 1998)."""
-    return sorted(nodes, key=lambda name: (mix(place ^ xxh64(name.encode(), 0)), name), reverse=True)
+def scores_of(
+    names: tuple[str | None, ...], nodes: Mapping[str, Node], known: Mapping[str, int] = MappingProxyType({})
+) -> Scores:
+    """The nodes in these slots by rendezvous; ``known``: seeds that need not be computed again."""
+    slots = {name: slot for slot, name in enumerate(names) if name is not None}
+    return Scores(slots, {name: node.weight for name, node in nodes.items()}, known)
 
 
 def _spread(
