@@ -8,13 +8,34 @@ before=$policy.before-holdfast
 mark="# of holdfast, while it installs test servers: no service may start"
 log=/dev/null
 
+# What shows that a server is there (a command, or files), the Debian package that brings it, and the service to keep off.
+servers="
+redis-server                        redis-server          redis-server
+redis-sentinel                      redis-sentinel        redis-sentinel
+/usr/share/java/zookeeper.jar       libzookeeper-java
+java                                default-jre-headless
+etcd                                etcd-server           etcd
+/usr/lib/postgresql/*/bin/postgres  postgresql            postgresql
+/usr/*bin/pgbouncer                 pgbouncer             pgbouncer
+"
+
 say() { echo "holdfast: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
-missing() { ! has redis-server && ! has valkey-server; }
+is_there() {
+    for sign in $1; do # a pattern becomes the files that match it
+        has "$sign" || [ -e "$sign" ] && return 0
+    done
+    [ "$1" = redis-server ] && has valkey-server
+}
+missing() {
+    echo "$servers" | while read -r sign package _; do
+        [ -z "$sign" ] || is_there "$sign" || printf '%s ' "$package"
+    done
+}
 
 cannot() {
     if [ "${mode:-}" = --if-possible ]; then
-        say "no redis-server here: the tests that need one skip. $1"
+        say "not here: $wanted- the tests that need them skip. $1"
         exit 0
     fi
     say "$1"
@@ -53,27 +74,31 @@ stay_off_at_boot() {
 }
 
 mode=${1:-}
-if ! missing; then
-    [ "$mode" = --if-possible ] || say "the servers are there: $(command -v redis-server || command -v valkey-server)"
+wanted=$(missing)
+if [ -z "$wanted" ]; then
+    [ "$mode" = --if-possible ] || say "the servers are there"
     exit 0
 fi
 if has apt-get; then
-    [ "$(id -u)" = 0 ] || cannot "To install it, without its service: sudo make servers"
+    [ "$(id -u)" = 0 ] || cannot "To install them, without their services: sudo make servers"
 elif has brew; then
-    cannot "To install it: brew install redis   (it does not start by itself)"
+    cannot "To install them: brew install redis zookeeper etcd postgresql pgbouncer   (none starts by itself)"
 else
-    cannot "Install redis-server or valkey-server with your package manager."
+    cannot "Install them with your package manager."
 fi
 
-say "installing redis-server, with its service off"
+say "installing, with their services off: $wanted"
 no_service_starts
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-if ! {
-    apt-get update -qq || true # the lists at hand may do
-    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 redis-server
-} >"$log" 2>&1; then
-    cat "$log" >&2
-    cannot "redis-server could not be installed (see above)."
-fi
-stay_off_at_boot redis-server
+apt-get update -qq >"$log" 2>&1 || true # the lists at hand may do
+for package in $wanted; do # one by one: where a release lacks one, the others still come
+    if ! apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$package" >>"$log" 2>&1; then
+        cat "$log" >&2
+        failed="${failed:-}$package "
+    fi
+done
+echo "$servers" | while read -r _ package service; do
+    case " $wanted" in *" ${package:-none} "*) [ -z "$service" ] || stay_off_at_boot "$service" ;; esac
+done
+[ -z "${failed:-}" ] || cannot "could not be installed (see above): $failed"
