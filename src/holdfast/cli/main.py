@@ -15,6 +15,8 @@ from .output import EXIT_CODES, exit_code, printable, say
 VERBS = {
     "run": "Run CMD while holding a lock.",
     "each": "Run CMD for each line of input, shared among machines.",
+    "place": "On which node each key lives.",
+    "plan": "What moves when nodes change.",
     "status": "Who holds, who waits, since when.",
     "evict": "Drop a claim.",
     "demo": "A minute's tour, with a worker killed and another paused.",
@@ -26,6 +28,7 @@ Locks and shared work for services that must stay up and stay right.
 \b
   holdfast run nightly -- ./backup.sh              # one at a time, wherever it is started
   find . -name '*.wav' | holdfast each encode -- flac -s {}
+  find . -type f | holdfast place --nodes a,b,c    # which node keeps what
   holdfast status                                  # who holds, who waits
   holdfast demo                                    # see it work
 
