@@ -137,26 +137,33 @@ class Store:
         """The connection, to the file that stands at our path now: it may have been removed under us."""
         if self._closed:
             raise Unavailable("this link is closed")
-        if self._connection is not None:
-            try:
-                found = os.stat(self.path)
-            except OSError:
-                self._drop()
-            else:
-                if (found.st_dev, found.st_ino) != self.file:
-                    self._drop()
-        if self._connection is None:
-            if _spoilt and os.path.realpath(self.path) in _spoilt:
-                raise Misuse(
-                    f"this process was forked in the middle of a transaction on {self.path} and cannot use it: "
-                    "start a new one (the start method spawn), or fork from outside of calls"
-                )
-            connection = open_file(self.path)
+        former = None
+        if self._connection is not None and self._file_at_path() != self.file:
+            former, self._connection = self._connection, None
+        try:
+            return self._connection or self._opened()
+        finally:
+            self._look_at = time.monotonic() + MOVED_EVERY_S
+            if former is not None:  # not before: a new file could be given the old one's number
+                former.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if _spoilt and os.path.realpath(self.path) in _spoilt:
+            raise Misuse(
+                f"this process was forked in the middle of a transaction on {self.path} and cannot use it: "
+                "start a new one (the start method spawn), or fork from outside of calls"
+            )
+        connection = open_file(self.path)
+        self.file = self._file_at_path()
+        self._connection = connection
+        return connection
+
+    def _file_at_path(self) -> tuple[int, int]:
+        try:
             found = os.stat(self.path)
-            self.file = (found.st_dev, found.st_ino)
-            self._connection = connection
-        self._look_at = time.monotonic() + MOVED_EVERY_S
-        return self._connection
+        except OSError:
+            return NOWHERE
+        return found.st_dev, found.st_ino
 
     def _translate(self, error: sqlite3.Error, committing: bool) -> HoldfastError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
