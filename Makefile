@@ -8,6 +8,10 @@ PYTEST_ARGS ?=
 BIN  = $(VENV)/bin
 CODE = src bench tools tests
 
+ifneq ($(words $(VENV)),1)
+$(error VENV='$(VENV)': make takes one folder, without spaces)
+endif
+
 EXTRAS_demo  = all
 EXTRAS_test  = all,test
 EXTRAS_check = all,test,dev
