@@ -155,6 +155,16 @@ def hashes_agree(fuzz: Fuzz) -> None:
     agree("hash_key", *(lambda kernel=kernel: kernel.hash_key(key) for kernel in (C, PY)))
 
 
+def nonsensical_state(fuzz: Fuzz, ring: Any) -> list[Any]:
+    """What may just pass for a finder's."""
+    count = fuzz.chance.randint(1, 6)
+    numbers = [[fuzz.chance.randrange(count + 1) for _ in range(count)] for _ in range(2)]
+    weights = fuzz.chance.choice([None, [fuzz.chance.uniform(-2, 5) for _ in range(count)]])
+    logs = [fuzz.chance.getrandbits(64) for _ in range(1025)]
+    states: list[list[Any]] = [[count], numbers[:1], numbers, [ring, count], [*numbers, weights, logs]]
+    return fuzz.chance.choice(states)
+
+
 def nonsense_is_survived(fuzz: Fuzz) -> None:
     """Whatever comes in, it is refused or answered; the sanitizers see the rest."""
     names = fuzz.names()
@@ -164,6 +174,11 @@ def nonsense_is_survived(fuzz: Fuzz) -> None:
         C.Ring, C.Table, C.hash_key, C.xxh64, C.points_of, C.mix, C.own_methods, ring.changed, ring.find, ring.walk,
         face.get_node, face.locate, face.locate_slots, face._table.hash, C.Finder, C.Lookup, type(ring.walk(1)),
     ]  # fmt: skip
+    for kind in ("jump", "occupied", "entries", "nearest", "best", "anchor"):
+        calls += [partial(C.native, kind)] * 2
+        native = outcome(partial(C.native, kind, *nonsensical_state(fuzz, ring)))
+        if native[0] == "answer":
+            outcome(partial(placement(C, native[1], names, None).locate, range(20)))
     for _ in range(50):
         call = fuzz.chance.choice(calls)
         outcome(partial(call, *(fuzz.nonsense() for _ in range(fuzz.chance.randrange(5)))))

@@ -431,6 +431,74 @@ def test_a_table_whose_names_do_not_fit_its_ring_is_safe() -> None:
         face.locate(range(500))
 
 
+FINDERS: dict[str, Callable[[list[str], dict[str, float]], placement.Placement]] = {
+    "jump": lambda names, _: placement.Jump(names),
+    "choose": lambda names, _: placement.Choose(names),
+    "maglev": lambda names, weights: placement.Maglev(weights, table_size=1009),
+    "multiprobe": lambda names, _: placement.MultiProbe(names),
+    "anchor": lambda names, _: placement.Anchor(names, capacity=300),
+    "rendezvous": lambda names, _: placement.Rendezvous(names),
+    "weighted rendezvous": lambda names, weights: placement.Rendezvous(weights),
+}
+
+
+@needs_c
+@pytest.mark.parametrize("algorithm", FINDERS)
+def test_every_finder_in_c_finds_what_the_one_in_python_says(algorithm: str) -> None:
+    chance = random.Random(5)
+    for count in (1, 2, 3, 7, 60, 200):
+        names = [f"node-{index}" for index in range(count)]
+        weights = {name: chance.choice([1e-9, 0.5, 1, 1, 3.7, 1e9]) for name in names}
+        made = FINDERS[algorithm](names, weights)
+        for gone in range(0, count - 1, 30 if count > 60 else 5):  # few removals at first, then many
+            finder: Any = made._table.finder
+            compiled = finder.native()
+            assert isinstance(compiled, C.Finder)
+            for place in (0, 1, LAST, *(chance.getrandbits(64) for _ in range(30))):
+                assert compiled.find(place) == finder.find(place), (count, gone, place)
+            some = [chance.getrandbits(60) for _ in range(30)]
+            assert made.locate(some) == [made._table.names[finder.find(C.hash_key(key))] for key in some]
+            for name in chance.sample(sorted(made.nodes), min(len(made) - 1, 30)) if made.removes_any else ():
+                made.remove_node(name)
+
+
+@needs_c
+def test_a_finder_in_c_takes_no_state_that_makes_no_sense() -> None:
+    logs, ring = [0] * 1025, C.Ring([1], [0], ("a",))
+    mistakes: list[tuple[Any, ...]] = [
+        (), ("nothing",), (1,), ("jump",), ("jump", 0), ("jump", -1), ("jump", 2**31), ("jump", "a"), ("occupied", []),
+        ("occupied", [2]), ("entries", []), ("entries", [2**32]), ("entries", None), ("nearest", ring, 0),
+        ("nearest", None, 1), ("best", [], [], None, logs), ("best", [1], [0, 1], None, logs),
+        ("best", [1], [0], None, []), ("best", [1], [0], [], logs), ("best", [1], [0], ["a"], logs),
+        ("anchor", [0], []), ("anchor", [2], [0]), ("anchor", [0], [1]),
+    ]  # fmt: skip
+    for state in mistakes:
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            C.native(*state)
+    lost = lookup(C, C.native("occupied", [0, 0, 0, 0, 0, 0]), names_of(6))
+    with pytest.raises(IndexError):
+        lost.get_node("a")
+    endless = lookup(C, C.native("anchor", [1, 1], [0, 0]), names_of(2))
+    outcome(lambda: endless.locate(range(100)))  # it ends
+
+
+@each_kernel
+def test_a_finder_in_python_may_have_none_in_c(kernel: Any) -> None:
+    class Without(Third):
+        def native(self) -> None:
+            return None
+
+    class Fails(Third):
+        def native(self) -> None:
+            raise ZeroDivisionError
+
+    names = names_of(3)
+    assert lookup(kernel, Without(), names).locate(range(99)) == lookup(kernel, Third(), names).locate(range(99))
+    if kernel.NAME == "c":
+        with pytest.raises(ZeroDivisionError):
+            lookup(kernel, Fails(), names)
+
+
 # The face.
 
 

@@ -8,6 +8,7 @@
 #include <structmember.h>
 
 #include "_kernel_batch.h"
+#include "_kernel_finders.h"
 #include "_kernel_ring.h"
 #include "_kernel_table.h"
 
@@ -323,7 +324,7 @@ kernel_points_of(PyObject *self, PyObject *args)
 /* -- types */
 
 static PyMethodDef ring_methods[] = {
-    {"find", ring_find_method, METH_O, PyDoc_STR("find($self, place, /)\n--\n\n")},
+    {"find", finder_find_method, METH_O, PyDoc_STR("find($self, place, /)\n--\n\n")},
     {"walk", ring_walk, METH_O, PyDoc_STR("walk($self, place, /)\n--\n\n")},
     {"changed", ring_changed, METH_VARARGS, PyDoc_STR("changed($self, slot, added, removed, names, /)\n--\n\n")},
     {NULL},
@@ -367,6 +368,22 @@ static PyType_Slot finder_slots[] = {
 
 static PyType_Spec finder_spec = {
     "holdfast.placement._kernel.Finder", sizeof(Finder), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, finder_slots,
+};
+
+static PyMethodDef native_methods[] = {
+    {"find", finder_find_method, METH_O, PyDoc_STR("find($self, place, /)\n--\n\n")},
+    {NULL},
+};
+
+static PyType_Slot native_slots[] = {
+    {Py_tp_dealloc, native_dealloc},
+    {Py_tp_methods, native_methods},
+    {0},
+};
+
+static PyType_Spec native_spec = {
+    "holdfast.placement._kernel.Native", sizeof(Native), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, native_slots,
 };
 
 static PyMemberDef table_members[] = {
@@ -445,7 +462,8 @@ kernel_exec(PyObject *self)
     module->misuse = module->key_bytes ? attribute_of("holdfast.errors", "Misuse") : NULL;
     module->array = module->misuse ? attribute_of("array", "array") : NULL;
     module->finder = module->array ? add_type(self, &finder_spec, NULL) : NULL;
-    module->ring = module->finder ? add_type(self, &ring_spec, module->finder) : NULL;
+    module->native = module->finder ? add_type(self, &native_spec, module->finder) : NULL;
+    module->ring = module->native ? add_type(self, &ring_spec, module->finder) : NULL;
     module->walk = module->ring ? add_type(self, &walk_spec, NULL) : NULL;
     module->table = module->walk ? add_type(self, &table_spec, NULL) : NULL;
     PyTypeObject *lookup = module->table ? add_type(self, &lookup_spec, NULL) : NULL;
@@ -464,6 +482,7 @@ kernel_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(module->misuse);
     Py_VISIT(module->array);
     Py_VISIT(module->finder);
+    Py_VISIT(module->native);
     Py_VISIT(module->ring);
     Py_VISIT(module->walk);
     Py_VISIT(module->table);
@@ -478,6 +497,7 @@ kernel_clear(PyObject *self)
     Py_CLEAR(module->misuse);
     Py_CLEAR(module->array);
     Py_CLEAR(module->finder);
+    Py_CLEAR(module->native);
     Py_CLEAR(module->ring);
     Py_CLEAR(module->walk);
     Py_CLEAR(module->table);
@@ -492,6 +512,7 @@ kernel_free(void *self)
 
 static PyMethodDef kernel_functions[] = {
     {"hash_key", kernel_hash_key, METH_O, PyDoc_STR("hash_key($module, key, /)\n--\n\nXXH64 with seed 0 of a key's bytes.")},
+    {"native", kernel_native, METH_VARARGS, PyDoc_STR("native($module, kind, /, *state)\n--\n\n")},
     {"own_methods", kernel_own_methods, METH_O, PyDoc_STR("own_methods($module, cls, /)\n--\n\n")},
     {"mix", kernel_mix, METH_O, PyDoc_STR("mix($module, value, /)\n--\n\nA bijection of 64-bit numbers (SplitMix64's).")},
     {"xxh64", kernel_xxh64, METH_VARARGS, PyDoc_STR("xxh64($module, data, seed=0, /)\n--\n\n")},

@@ -18,7 +18,19 @@ from typing import Any, Protocol, Self, cast
 from ..errors import Misuse
 from .hashing import Hasher, Key, key_bytes, xxh64
 
-__all__ = ["NAME", "Finder", "Lookup", "Ring", "Table", "hash_key", "mix", "own_methods", "points_of", "xxh64"]
+__all__ = [
+    "NAME",
+    "Finder",
+    "Lookup",
+    "Ring",
+    "Table",
+    "hash_key",
+    "mix",
+    "native",
+    "own_methods",
+    "points_of",
+    "xxh64",
+]
 
 NAME = "python"
 _MASK = (1 << 64) - 1
@@ -176,6 +188,14 @@ class Lookup:
 
     def _refuse_empty(self) -> Exception:
         raise NotImplementedError
+
+
+def native(kind: str, *state: Any) -> Finder | None:
+    """A finder in C that does what one in Python says, from its state; here there is none.
+
+    A finder in Python may have a method ``native`` that calls this: a table in C does, and looks up by what it gets.
+    """
+    return None
 
 
 def own_methods(cls: type) -> None:

@@ -19,7 +19,7 @@ typedef struct {
     PyObject *key_bytes; /* hashing.key_bytes: the bytes of every other key, or Misuse */
     PyObject *misuse;
     PyObject *array; /* array.array */
-    PyTypeObject *finder, *ring, *walk, *table;
+    PyTypeObject *finder, *native, *ring, *walk, *table;
 } Module;
 
 /* Around what the GIL makes one step. */
@@ -52,6 +52,18 @@ typedef struct Finder {
     uint32_t (*find)(const struct Finder *self, uint64_t place);
     void (*find_many)(const struct Finder *self, const uint64_t *places, uint32_t *slots, size_t count);
 } Finder;
+
+/* find(place), for every finder in C */
+static PyObject *
+finder_find_method(PyObject *self, PyObject *given)
+{
+    const Finder *finder = (const Finder *)self;
+    uint64_t place = PyLong_AsUnsignedLongLong(given);
+    if (place == UINT64_MAX && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(finder->find(finder, place));
+}
 
 /* A memoryview of the first items of an array that is kept in a bytes object. */
 static PyObject *

@@ -461,16 +461,6 @@ done:
 /* -- reading one */
 
 static PyObject *
-ring_find_method(PyObject *self, PyObject *given)
-{
-    uint64_t place = PyLong_AsUnsignedLongLong(given);
-    if (place == UINT64_MAX && PyErr_Occurred()) {
-        return NULL;
-    }
-    return PyLong_FromUnsignedLong(ring_find((const Finder *)self, place));
-}
-
-static PyObject *
 ring_points(PyObject *self, void *closure)
 {
     return view_of(((Ring *)self)->points_kept, "Q", ((Ring *)self)->count);

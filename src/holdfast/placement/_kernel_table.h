@@ -68,8 +68,9 @@ hash_unusual(const Module *module, PyObject *key, uint64_t *place)
 typedef struct {
     PyObject_HEAD
     PyObject *finder, *names, *hasher, *state; /* None for what is not there */
-    const Finder *native;                      /* the finder, where it is one of ours */
-    PyObject *find;                            /* its method, where it is not */
+    const Finder *native;                      /* the finder in C, where there is one */
+    PyObject *find;                            /* else the finder's method */
+    PyObject *kept;                            /* the finder in C that one in Python made */
     PyObject **name;                           /* the items of names */
     uint32_t size;
     const Module *module; /* alive as long as our type is */
@@ -85,6 +86,7 @@ table_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(table->hasher);
     Py_VISIT(table->state);
     Py_VISIT(table->find);
+    Py_VISIT(table->kept);
     return 0;
 }
 
@@ -99,7 +101,14 @@ table_dealloc(PyObject *op)
     Py_XDECREF(table->hasher);
     Py_XDECREF(table->state);
     Py_XDECREF(table->find);
+    Py_XDECREF(table->kept);
     free_object(op);
+}
+
+static int
+is_native(const Module *module, PyObject *finder)
+{
+    return PyObject_TypeCheck(finder, module->finder) && ((Finder *)finder)->find != NULL;
 }
 
 /* Table(finder, names, hasher, state) */
@@ -132,14 +141,19 @@ table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         table->name[slot] = name == Py_None ? NULL : name;
     }
     table->size = (uint32_t)size;
-    if (PyObject_TypeCheck(finder, module->finder) && ((Finder *)finder)->find != NULL) {
+    if (is_native(module, finder)) {
         table->native = (const Finder *)finder;
     }
     else if (finder != Py_None) {
+        int has_native = PyObject_HasAttrString(finder, "native");
         table->find = PyObject_GetAttrString(finder, "find");
-        if (table->find == NULL) {
+        table->kept = table->find && has_native ? PyObject_CallMethod(finder, "native", NULL) : NULL;
+        if (table->find == NULL || (has_native && table->kept == NULL)) {
             Py_DECREF(table);
             return NULL;
+        }
+        if (has_native && is_native(module, table->kept)) {
+            table->native = (const Finder *)table->kept;
         }
     }
     return (PyObject *)table;

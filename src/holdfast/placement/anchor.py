@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from ..errors import Misuse
-from ._kernel import Finder, Table, mix
+from ._kernel import Finder, Table, mix, native
 from .base import Change, Node, Placement
 from .hashing import DEFAULT_HASH, is_whole
 
@@ -69,6 +69,9 @@ class Buckets:
                 after = k[after]
             bucket = after
         return bucket
+
+    def native(self) -> Finder | None:
+        return native("anchor", self._a, self._k)
 
 
 class Anchor(Placement):
@@ -129,7 +132,7 @@ class Anchor(Placement):
 
     def _without(self, table: Table, slot: int) -> tuple[str | None, ...]:
         names = (*table.names[:slot], None, *table.names[slot + 1 :])
-        return names[: self._used([*self._gone(table), slot], len(names))]
+        return names[: self._used([*self._gone(table), slot], len(names))] if any(names) else ()
 
     def _told_history(self, table: Table) -> dict[str, Any]:
         return {**super()._told_history(table), "removed": self._gone(table)}

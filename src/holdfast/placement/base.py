@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from ..errors import Misuse, Unsupported
 from ..model import check_name
-from ._kernel import Finder, Lookup, Table, own_methods
-from .hashing import DEFAULT_HASH, Hasher, Key, hasher_of, is_whole, xxh64
+from ._kernel import Finder, Lookup, Table, own_methods, xxh64
+from .hashing import DEFAULT_HASH, Hasher, Key, hasher_of, is_whole
 from .scores import Scores
 
 if TYPE_CHECKING:

@@ -23,10 +23,11 @@ shrank for good is best built anew, with a plan of what moves.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, cast
 
-from ._kernel import Finder, Table
+from ._kernel import Finder, Table, native
 from .base import Node, Placement
 from .jump import jump, walk
 
@@ -43,6 +44,9 @@ class Occupied:
         slots = self._slots
         slot = jump(place, len(slots))
         return slot if slots[slot] else next(self.walk(place))
+
+    def native(self) -> Finder | None:
+        return native("occupied", array("B", self._slots))
 
     def walk(self, place: int) -> Iterator[int]:
         return (slot for slot in walk(place, len(self._slots)) if self._slots[slot])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, cast
 
 from ..errors import Misuse
-from ._kernel import Finder, Table, mix
+from ._kernel import Finder, Table, mix, native
 from .base import Node, Placement
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -62,6 +62,9 @@ class JumpFinder:
 
     def find(self, place: int) -> int:
         return jump(place, self._slots)
+
+    def native(self) -> Finder | None:
+        return native("jump", self._slots)
 
 
 class Jump(Placement):

@@ -15,9 +15,9 @@ from itertools import cycle
 from typing import ClassVar
 
 from ..errors import Misuse
-from ._kernel import Finder
+from ._kernel import Finder, native, xxh64
 from .base import Node, Placement
-from .hashing import DEFAULT_HASH, is_whole, xxh64
+from .hashing import DEFAULT_HASH, is_whole
 
 MAX_SIZE = 1 << 26
 
@@ -33,6 +33,9 @@ class Entries:
 
     def find(self, place: int) -> int:
         return self._entries[place % self._size]
+
+    def native(self) -> Finder | None:
+        return native("entries", self._entries)
 
 
 class Maglev(Placement):

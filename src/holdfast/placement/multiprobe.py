@@ -13,9 +13,9 @@ from heapq import heapify, heapreplace
 from typing import ClassVar, cast
 
 from ..errors import Misuse
-from ._kernel import Finder, Table, mix
+from ._kernel import Finder, Ring, Table, mix, native, xxh64
 from .base import Change, Node, Placement
-from .hashing import DEFAULT_HASH, is_whole, xxh64
+from .hashing import DEFAULT_HASH, is_whole
 
 GOLDEN = 0x9E3779B97F4A7C15
 MAX_PROBES = 1000
@@ -45,6 +45,13 @@ class Probes:
             if places[index] - probe < nearest:
                 nearest, found = places[index] - probe, index
         return self._slots[found]
+
+    def native(self) -> Finder | None:
+        names: list[str | None] = [None] * (max(self._slots) + 1)
+        for _, name, slot in self.points:
+            names[slot] = name
+        ring = Ring((place for place, _, _ in self.points), self._slots[:-1], names)
+        return native("nearest", ring, len(self._probes))
 
     def walk(self, place: int) -> Iterator[int]:
         """Every slot, the nearest first: each probe goes on along the circle, and the next node found is the next."""

@@ -14,9 +14,9 @@ from itertools import chain
 from typing import ClassVar, cast
 
 from ..errors import Misuse, Unsupported
-from ._kernel import Finder, Ring, Table
+from ._kernel import Finder, Ring, Table, xxh64
 from .base import Node, Placement
-from .hashing import DEFAULT_HASH, Hasher, is_whole, xxh64
+from .hashing import DEFAULT_HASH, Hasher, is_whole
 from .maglev import Maglev
 
 Nodes = Iterable[str] | Mapping[str, float | Node]
@@ -142,7 +142,7 @@ class EnvoyRing(_Circle):
 
     def _hasher_of(self, hash: str) -> Hasher | None:
         if hash != DEFAULT_HASH:
-            raise Misuse(f"Envoy's ring is made here by {DEFAULT_HASH} only, not {hash!r}")
+            raise Misuse(f"the hash of Envoy's ring is {DEFAULT_HASH} here, not {hash!r}")
         return None
 
     def _points(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Iterator[tuple[int, int]]:

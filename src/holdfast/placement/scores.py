@@ -9,11 +9,12 @@ score of each node's own moves nothing between two nodes that stay.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from functools import cache
 from heapq import heapify, heappop
 
-from .hashing import xxh64
+from ._kernel import Finder, native, xxh64
 
 BITS = 47
 """Binary places of a logarithm. The largest, 64, is then 2**53: every one of them is a double exactly."""
@@ -68,6 +69,9 @@ class Scores:
         if self._weights is None:
             return self._slots[numbers.index(max(numbers))]
         return self._slots[min(self._ranked(numbers))[2]]
+
+    def native(self) -> Finder | None:
+        return native("best", array("Q", self._seeds), array("I", self._slots), self._weights, log2_table())
 
     def walk(self, place: int) -> Iterator[int]:
         """Every slot, the best first."""
