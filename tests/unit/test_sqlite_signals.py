@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
+from servers import eventually
 
 from holdfast.engines import sqlite_signals
 from holdfast.engines.sqlite import SqliteEngine
 from holdfast.engines.sqlite_file import live_folder
 from holdfast.engines.sqlite_signals import FULL, PER_DATAGRAM, Post
+from holdfast.errors import Unavailable
 from holdfast.model import ADMITTED, CHANGED, WANTED, Claim, Signal, State, Turnstile
 
 LOCK = Turnstile("lock", "x", 1)
@@ -108,6 +111,25 @@ def test_a_watcher_hears_of_a_group_in_a_new_file_as_well(engine: SqliteEngine) 
     watcher.close()
     other.close()
     assert list(live_folder(engine.path).iterdir()) == []
+
+
+def test_who_listens_after_all_was_removed_is_told_so_until_it_is_made_anew(engine: SqliteEngine) -> None:
+    link, other = engine.blocking_link(), engine.blocking_link()
+    heard: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+    link.call(engine.ping(), 5.0)
+    shutil.rmtree(engine.path.parent)
+
+    def listens() -> bool:
+        with contextlib.suppress(Unavailable):
+            return link.listen(heard.put, lambda: None)
+        return False
+
+    eventually(listens)
+    link.watch(GROUP)
+    other.call(engine.enter(GROUP, Claim("m", 0, 60.0, other.inbox), False), 5.0)
+    assert heard.get(timeout=5) == Signal(CHANGED, GROUP.address)
+    link.close()
+    other.close()
 
 
 def test_an_inbox_that_was_full_is_looked_at_again(tmp_path: Path) -> None:

@@ -174,7 +174,11 @@ class Core:
     # -- opening and closing
 
     def opened(self, timeout_s: float) -> Post:
-        return self._post or self._open(timeout_s)
+        """For who listens. Where all was removed under us, a call makes it anew, though not before its regular look."""
+        post = self._post or self._open(timeout_s)
+        if not self._folder.is_dir():
+            self.call(transaction("listen", lambda desk: None), timeout_s)
+        return post
 
     def _open(self, timeout_s: float) -> Post:
         with self._opening:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from .. import model
 from ..contract import Deliver
+from ..errors import Unavailable
 from ..model import Signal
 from .sqlite_signals import FULL, Post
 from .sqlite_vigil import TICK_S, Vigil
@@ -47,7 +48,10 @@ class Listener:
             self._deliver, self._look_again = deliver, look_again
             if post.receiver is not None:
                 return None
-            receiver = post.bind()
+            try:
+                receiver = post.bind()
+            except OSError as error:  # its folder was removed
+                raise Unavailable(f"signals cannot be received: {error.strerror}") from error
             self._post = post
             return receiver
 

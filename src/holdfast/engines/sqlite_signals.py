@@ -55,6 +55,15 @@ class Post:
     def bind(self) -> socket.socket:
         """From here on nothing sent to our inbox is missed."""
         receiver = self._socket()
+        try:
+            self._bind(receiver)
+        except BaseException:
+            receiver.close()
+            raise
+        self.receiver = receiver
+        return receiver
+
+    def _bind(self, receiver: socket.socket) -> None:
         if self._unix:
             address = self._address(self._inbox)
             with contextlib.suppress(FileNotFoundError):
@@ -68,8 +77,6 @@ class Post:
             fresh = place.with_suffix(".new")
             fresh.write_bytes(receiver.getsockname()[1].to_bytes(2, "big") + self._nonce)
             fresh.replace(place)
-        self.receiver = receiver
-        return receiver
 
     @property
     def stands(self) -> bool:
