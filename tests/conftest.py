@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import settings
 from servers import RedisServer
 
 settings.register_profile("patient", deadline=None)  # that a machine is busy is no failure
 settings.load_profile("patient")
-
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None
-)  # machines are busy: how long an example takes says nothing
-hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -30,12 +30,22 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .model import Change
-    from .placement import HashRing, Node
+    from .placement import (
+        Anchor,
+        BoundedLoads,
+        Choose,
+        HashRing,
+        Jump,
+        Maglev,
+        MultiProbe,
+        Node,
+        Rendezvous,
+    )
     from .sync import connect
 
 _HOMES = {
     "sync": "connect",
-    "placement": "HashRing Node",
+    "placement": "Anchor BoundedLoads Choose HashRing Jump Maglev MultiProbe Node Rendezvous",
     "model": "Change",
     "core.waiting": "Queue Spin Poll Backoff",
     "compat": "ConsistentHash DistributedLock",
@@ -46,18 +56,25 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 __version__ = "0.1.0.dev0"
 __all__ = [
     "AcquireTimeout",
+    "Anchor",
     "Backoff",
+    "BoundedLoads",
     "Change",
+    "Choose",
     "ConsistentHash",
     "DistributedLock",
     "HashRing",
     "HoldfastError",
+    "Jump",
     "LeaseLost",
+    "Maglev",
     "Misuse",
+    "MultiProbe",
     "Node",
     "OutcomeUnknown",
     "Poll",
     "Queue",
+    "Rendezvous",
     "Spin",
     "StaleToken",
     "Unavailable",

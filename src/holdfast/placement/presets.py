@@ -82,8 +82,6 @@ class Ketama(_Circle):
 
     def _points(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Iterator[tuple[int, int]]:
         counts = dict(zip(nodes, cast(Iterable[int], self._shares(nodes)), strict=True))
-        if not any(counts.values()):
-            raise Misuse("no node gets a point by ketama's rounding: fewer nodes, or weights nearer to each other")
         for slot, name in enumerate(names):
             if name is not None:
                 host = name.removesuffix(":11211")
