@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from servers import RedisServer
+from zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer
 
 settings.register_profile("patient", deadline=None)  # that a machine is busy is no failure
 settings.load_profile("patient")
@@ -34,6 +35,37 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     folder.mkdir()
     with RedisServer(folder) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def zookeeper_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    """One server for all tests of a worker process that do it no harm; use `zookeeper_url`."""
+    with ZooKeeperServer(tmp_path_factory.mktemp("zookeeper")) as server:
+        yield server
+
+
+@pytest.fixture
+def zookeeper_url(zookeeper_session: ZooKeeperServer) -> str:
+    """An empty tree on a ZooKeeper."""
+    return zookeeper_session.new_url()
+
+
+@pytest.fixture
+def zookeeper_server(tmp_path: Path) -> Iterator[ZooKeeperServer]:
+    """A server of the test's own, to be harmed."""
+    folder = tmp_path / "zookeeper"
+    folder.mkdir()
+    with ZooKeeperServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def zookeeper_ensemble(tmp_path: Path) -> Iterator[ZooKeeperEnsemble]:
+    """Three servers of the test's own, to be harmed."""
+    folder = tmp_path / "ensemble"
+    folder.mkdir()
+    with ZooKeeperEnsemble(folder) as ensemble:
+        yield ensemble
 
 
 @pytest.fixture

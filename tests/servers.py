@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,14 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import pytest
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """A server that is not installed: a clear skip on a user's machine, a failure in CI."""
     message = f"{what} is not installed: make servers"
     if IN_CI:
@@ -40,55 +41,61 @@ def eventually(condition: Callable[[], object], timeout_s: float = 20.0, what: s
         time.sleep(0.005)
 
 
-class RedisServer:
-    """A Redis or Valkey of one's own. Restarts on the same port; signals go to its own process only."""
+class Server:
+    """A server process of the test's own. It restarts on the same port; signals go to its own process only.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    An engine's class says what to run (`argv`) and how it tells that it serves (`answers`).
+    """
+
+    patience_s = 20.0
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.arguments = arguments
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+    def argv(self) -> list[str]:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Raises OSError as long as nobody listens."""
+        raise NotImplementedError
 
     def start(self) -> None:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server")
-        if binary is None:
-            missing("redis-server or valkey-server")
-            return
         for _ in range(5):
-            command = [binary, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
-            self.process = subprocess.Popen([*command, *self.arguments], stdout=subprocess.DEVNULL)
-            if self._comes_up():
+            self.launch()
+            if self.comes_up():
                 return
+            self._end()
             self.port = free_port()  # somebody was quicker to take it
-        raise RuntimeError("redis-server did not start")
+        raise RuntimeError(f"{type(self).__name__} did not start")
 
-    def _comes_up(self) -> bool:
+    def launch(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.argv(), cwd=self.folder, stdout=log, stderr=log)
+
+    def comes_up(self) -> bool:
         assert self.process is not None
-        until = time.monotonic() + 20
+        until = time.monotonic() + self.patience_s
         while self.process.poll() is None and time.monotonic() < until:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
-                    probe.sendall(b"PING\r\n")
-                    if probe.recv(64)[:5] in (b"+PONG", b"-NOAU"):
-                        return True
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                if self.answers():
+                    return True
             time.sleep(0.01)
         return False
 
     def kill(self) -> None:
         """SIGKILL: nothing is written that was not."""
+        self._end()
+
+    def _end(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def restart(self) -> None:
-        """Crash and come back with what its persistence kept."""
+        """Crash and come back with what was kept."""
         self.kill()
         self.start()
 
@@ -100,13 +107,6 @@ class RedisServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
-    def command(self, *words: str) -> bytes:
-        """One command over a connection of its own; the raw reply."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-            connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-            return connection.recv(1 << 16)
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -117,3 +117,32 @@ class RedisServer:
         if self.process is not None:
             self.resume()
             self.kill()
+
+
+class RedisServer(Server):
+    """A Redis or Valkey."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        super().__init__(folder)
+        self.arguments = arguments
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def argv(self) -> list[str]:
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or missing("redis-server")
+        listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
+        return [binary, *listen, *self.arguments]
+
+    def answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(64)[:5] in (b"+PONG", b"-NOAU")
+
+    def command(self, *words: str) -> bytes:
+        """One command over a connection of its own; the raw reply."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+            connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
+            return connection.recv(1 << 16)
