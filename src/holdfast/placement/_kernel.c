@@ -367,7 +367,8 @@ static PyType_Slot finder_slots[] = {
 };
 
 static PyType_Spec finder_spec = {
-    "holdfast.placement._kernel.Finder", sizeof(Finder), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, finder_slots,
+    "holdfast.placement._kernel.Finder", sizeof(Finder), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE, finder_slots,
 };
 
 static PyMethodDef native_methods[] = {
@@ -430,7 +431,7 @@ static PyType_Slot lookup_type_slots[] = {
 
 static PyType_Spec lookup_spec = {
     "holdfast.placement._kernel.Lookup", sizeof(Lookup), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, lookup_type_slots,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, lookup_type_slots,
 };
 
 /* -- the module */

@@ -26,9 +26,11 @@ typedef struct {
 #ifdef Py_GIL_DISABLED
 #define LOCK(op) Py_BEGIN_CRITICAL_SECTION(op)
 #define UNLOCK() Py_END_CRITICAL_SECTION()
+#define HAS_GIL 0
 #else
 #define LOCK(op) {
 #define UNLOCK() }
+#define HAS_GIL 1
 #endif
 
 static PyObject *

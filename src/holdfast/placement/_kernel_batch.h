@@ -336,8 +336,8 @@ add_batch(const Table *table, PyObject *keys, Slots *slots)
 {
     Batch batch = {0};
     int failed, full;
-    if (PyList_CheckExact(keys) || PyTuple_CheckExact(keys)) {
-        batch.keys = keys;
+    if (PyTuple_CheckExact(keys) || (HAS_GIL && PyList_CheckExact(keys))) {
+        batch.keys = keys; /* without a GIL, only an iterator can tell how long a list still is */
     }
     else if ((batch.each = PyObject_GetIter(keys)) == NULL) {
         return -1;
