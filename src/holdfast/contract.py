@@ -49,6 +49,12 @@ class Capabilities:
     token_source: str
     min_ttl_s: float
     max_value_bytes: int
+    ttl_s: float | None = None
+    """The one length of all leases of a client, where they hang on its session with the engine; None: each its own.
+
+    There a claim stands until it is left or the session is over, and the link says at once, as signals, that the
+    session is in doubt (`UNSURE`) or over (`GONE`). Such a lease cannot be handed to another process.
+    """
 
 
 class Request(Generic[T]):

@@ -78,7 +78,7 @@ class State(enum.IntEnum):
 class Standing(NamedTuple):
     """The answer to enter and renew. ``look_in_s``: how soon a waiting claim should be renewed to see more.
 
-    That is when what stands before it ends if it is dead: the admitted for the first who waits, else the one just ahead.
+    That is when what stands before it ends if dead: the admitted for the first who waits, else the one just ahead.
     """
 
     state: State
@@ -173,6 +173,7 @@ class Signal(NamedTuple):
 ADMITTED = "admitted"
 WANTED = "wanted"
 CHANGED = "changed"
-GONE = "gone"  # from the renewer: the engine no longer knows the claim
+UNSURE = "unsure"  # from an engine with sessions: the connection broke
+GONE = "gone"  # from the renewer, or an engine with sessions: the engine no longer knows the claim
 LOST = "lost"  # from the renewer: the lease ended
 NUDGE = "nudge"  # from anywhere in the process: look up, there is something to do

@@ -101,8 +101,9 @@ class Client:
         """Who is alive: processes join with a payload, others look and watch."""
         return Group(self, groups.group_turnstile(self.capabilities, name))
 
-    def partitions(self, name: str, count: int, ttl_s: float = 15.0) -> Partitions:
+    def partitions(self, name: str, count: int, ttl_s: float | None = None) -> Partitions:
         """``count`` partitions shared among the live members, each with one owner at most."""
+        ttl_s = recipes.ttl_of(self.capabilities, ttl_s)
         return Partitions(self, sharing.member_turnstile(self.capabilities, name, count, ttl_s), ttl_s)
 
     def attach(self, text: str) -> Lease:
@@ -381,8 +382,8 @@ class Group:
     def __init__(self, client: Client, turnstile: Turnstile) -> None:
         self._client, self._turnstile = client, turnstile
 
-    def join(self, payload: bytes = b"", ttl_s: float = 15.0) -> Lease:
-        """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` at most."""
+    def join(self, payload: bytes = b"", ttl_s: float | None = None) -> Lease:
+        """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` (15 s) at most."""
         session = self._client.session
         tenure = groups.new_member(session, self._turnstile, payload, ttl_s)
         lease = Lease(session, tenure)

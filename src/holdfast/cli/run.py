@@ -31,11 +31,13 @@ Exit codes: CMD's own; {NOT_ACQUIRED} not acquired; {LEASE_LOST} lease lost; 126
 @click.command("run", help=HELP, short_help="Run CMD while holding a lock.")
 @click.argument("name")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--ttl", type=float, default=15.0, show_default=True, help="Seconds until a dead holder is replaced.")
+@click.option("--ttl", type=float, help="Seconds until a dead holder is replaced.  [default: 15]")
 @click.option("--timeout", type=float, help="Wait at most so many seconds for the lock.  [default: for ever]")
 @click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds between SIGTERM and SIGKILL.")
 @engine_options
-def command(client: Client, name: str, cmd: tuple[str, ...], ttl: float, timeout: float | None, grace: float) -> None:
+def command(
+    client: Client, name: str, cmd: tuple[str, ...], ttl: float | None, timeout: float | None, grace: float
+) -> None:
     try:
         code = fleet.run(client, name, cmd, ttl_s=ttl, timeout_s=timeout, grace_s=grace)
     except fleet.CannotStart as trouble:

@@ -12,7 +12,7 @@ from ..contract import Capabilities
 from ..errors import Unsupported
 from ..model import UNBOUNDED, State, Turnstile, check_name
 from ..world import Mailbox
-from .recipe import check_payload, check_ttl
+from .recipe import check_payload, ttl_of
 from .session import Session
 from .tenure import Tenure
 
@@ -36,11 +36,11 @@ def group_turnstile(engine: Capabilities, name: str) -> Turnstile:
 
 
 def new_member(
-    session: Session, turnstile: Turnstile, payload: bytes, ttl_s: float, mailbox: Mailbox | None = None
+    session: Session, turnstile: Turnstile, payload: bytes, ttl_s: float | None, mailbox: Mailbox | None = None
 ) -> Tenure:
     """A claim to membership, not yet sent."""
     check_payload(payload)
-    check_ttl(session.engine.capabilities, ttl_s)
+    ttl_s = ttl_of(session.engine.capabilities, ttl_s)
     return session.new_tenure(turnstile, 0, ttl_s, payload=payload, mailbox=mailbox)
 
 

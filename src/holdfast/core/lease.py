@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..errors import HoldfastError, LeaseLost, Misuse
+from ..errors import HoldfastError, LeaseLost, Misuse, Unsupported
 from ..model import NEVER_S, Claim, State, Turnstile
 from .recipe import Recipe, check_timeout
 from .session import Session, lost_message
@@ -190,6 +190,11 @@ async def wait_lost(session: Session, tenure: Tenure, timeout_s: float | None) -
 
 async def detach(session: Session, tenure: Tenure) -> str:
     """Stop keeping the claim and describe it, so that another process can attach it before its time is over."""
+    engine = session.engine.capabilities
+    if engine.ttl_s is not None:
+        raise Unsupported(
+            f"on {engine.engine} a lease lives and ends with its client's session: it cannot change hands"
+        )
     if tenure.ended or session.world.now() >= tenure.deadline:
         raise LeaseLost(lost_message(tenure))
     inbox = tenure.claim.inbox

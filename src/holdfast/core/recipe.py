@@ -13,6 +13,7 @@ from ..model import UNBOUNDED, Turnstile, check_name
 from .waiting import Queue, Strategy
 
 QUEUE = Queue()
+DEFAULT_TTL_S = 15.0
 OnBusy = Literal["wait", "skip", "raise"]
 OnUnsure = Literal["pass", "raise"]
 
@@ -22,7 +23,7 @@ class LockOptions(TypedDict, total=False):
 
     timeout_s: how long ``with``, ``acquire()`` and the decorator wait; None waits for ever.
     ttl_s: the lease's length in seconds: how long others wait for a dead holder, and how long a holder that is cut
-        off goes on. 15 by default.
+        off goes on. 15 by default; on an engine with sessions it is the client's, and another is `Unsupported`.
     renew: let the renewer extend it at a third of ``ttl_s``; without, it ends ``ttl_s`` after it was taken.
     max_hold_s: the lease is ended after this long even if it could be renewed, against holders that deadlocked.
     strategy: how to wait: `Queue` (the default), `Spin`, `Poll`, `Backoff`.
@@ -52,7 +53,7 @@ class Recipe:
     turnstile: Turnstile
     weight: int = 1
     timeout_s: float | None = None
-    ttl_s: float = 15.0
+    ttl_s: float = DEFAULT_TTL_S
     renew: bool = True
     max_hold_s: float | None = None
     strategy: Strategy = QUEUE
@@ -99,6 +100,7 @@ def semaphore(engine: Capabilities, name: str, permits: int, weight: int, option
 
 def _checked(engine: Capabilities, turnstile: Turnstile, weight: int, options: dict[str, Any]) -> Recipe:
     refuse_foreign_words(options)
+    options.setdefault("ttl_s", ttl_of(engine, None))
     recipe = Recipe(turnstile, weight, **options)
     if turnstile.capacity > 1 and not engine.weighted:
         raise Unsupported(f"the {engine.engine} engine has exclusive locks only, no {turnstile.kind}")
@@ -142,7 +144,20 @@ def refuse_words_of_acquire(words: Mapping[str, Any]) -> None:
         raise TypeError(f"acquire() has no {word!r}: here it is {ours}")
 
 
+def ttl_of(engine: Capabilities, ttl_s: float | None) -> float:
+    """The length that is asked for, or else the engine's own, or else 15 seconds."""
+    if ttl_s is None:
+        return engine.ttl_s or DEFAULT_TTL_S
+    check_ttl(engine, ttl_s)
+    return ttl_s
+
+
 def check_ttl(engine: Capabilities, ttl_s: float) -> None:
+    if engine.ttl_s is not None and ttl_s != engine.ttl_s:
+        raise Unsupported(
+            f"on {engine.engine} all leases of a client hang on its session and have its ttl_s: {engine.ttl_s:g} here, "
+            f"not {ttl_s!r}; leave it out, or connect with another: ?ttl_s=… in the URL"
+        )
     if not _is_number(ttl_s) or not engine.min_ttl_s <= ttl_s <= 86_400 * 366:
         raise Misuse(
             f"ttl_s is {engine.min_ttl_s:g} seconds or more on {engine.engine} (and at most a year), not {ttl_s!r}"

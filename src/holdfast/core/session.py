@@ -58,6 +58,7 @@ class Session:
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.watchers: dict[str, dict[int, Mailbox]] = {}
         self.holdings = Holdings(world.actor)
+        self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
         self.closing = False
         self.forgotten = ""
         self.listening = False  # signals surely flow: what is said to a claim from now on arrives
@@ -96,6 +97,8 @@ class Session:
         given up elsewhere (evicted) is replaced by a fresh one.
         """
         self._refuse_closed()
+        if self._by_session and not self.listening:
+            await self.listen(give_up_at)  # to be told at once when it breaks
         if tenure.first_sent is None:
             tenure.first_sent = self.world.now()
         sent = tenure.first_sent  # an answer to a resend may speak of the first try
@@ -235,6 +238,8 @@ class Session:
         """Let the renewer give this claim back from ``due`` on, for as long as it may stand."""
         if tenure.deadline == NEVER_S:
             tenure.deadline = self.world.now() + tenure.claim.ttl_s
+        if self._by_session:  # which outlasts its leases
+            tenure.deadline = self.world.now() + 3 * tenure.claim.ttl_s + CLEANUP_S
         tenure.due, tenure.look_at, tenure.hold_until = due, NEVER_S, NEVER_S
         self.graves[tenure.claim.id] = tenure
         self._expect(tenure)
@@ -324,6 +329,12 @@ class Session:
         elif tenure := self.tenures.get(signal.key):
             if signal.kind == model.WANTED:
                 self._want(tenure)
+            elif signal.kind == model.UNSURE:
+                self._doubt(tenure, "the connection broke")
+                tenure.due = self._wake_at = self.world.now()
+                self.nudge()
+            elif signal.kind == model.GONE:
+                self._gone(tenure)
             else:
                 tenure.mailbox.post(signal)
 
@@ -388,6 +399,8 @@ class Session:
     def _lost(self, tenure: Tenure, why: str) -> None:
         log.warning("lost %s (token %d): %s", tenure.turnstile.address, tenure.token, why)
         self._end(tenure, "lost", why)
+        if self._by_session and tenure.first_sent is not None:  # lost by its time, which ends it only here
+            self._bequeath(tenure, self.world.now())
         self.tell_lost(tenure)
         tenure.mailbox.post(Signal(model.LOST, tenure.claim.id))
 
@@ -490,15 +503,17 @@ class Session:
             if tenure.claim.id not in heard and not tenure.ended:
                 tenure.due = now + self._pause_s(tenure)
                 tenure.look_at = NEVER_S
-                if not tenure.unsure:
-                    tenure.unsure = True
-                    log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
-                    self.emit("unsure", tenure)
+                self._doubt(tenure, trouble)
+
+    def _doubt(self, tenure: Tenure, trouble: object) -> None:
+        if not tenure.unsure:
+            tenure.unsure = True
+            log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
+            self.emit("unsure", tenure)
 
     def _hear(self, tenure: Tenure, standing: Standing, sent: float) -> None:
         if standing.state is State.GONE:
-            tenure.first_sent = None
-            self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
+            self._gone(tenure)
             return
         tenure.acknowledge(sent, standing)
         if standing.state is State.ADMITTED:
@@ -508,6 +523,10 @@ class Session:
                 tenure.mailbox.post(Signal(model.ADMITTED, tenure.claim.id))
         if standing.wanted:
             self._want(tenure)
+
+    def _gone(self, tenure: Tenure) -> None:
+        tenure.first_sent = None
+        self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
 
     def _collect(self, tenure: Tenure) -> None:
         """Its handle was thrown away: nobody can use or release this lease, so release it."""

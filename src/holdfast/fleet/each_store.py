@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from ..contract import Request
+from ..core.recipe import ttl_of
 from ..errors import LeaseLost, Misuse, StaleToken
 from ..model import CellSnapshot, Change, check_name
 from ..sync import Cell, Client, Group, Lease, OpenCell, Partitions, Share
@@ -118,12 +119,12 @@ class Tally:
 class Store:
     """One job on one engine."""
 
-    def __init__(self, client: Client, job: str, ttl_s: float = 15.0) -> None:
+    def __init__(self, client: Client, job: str, ttl_s: float | None = None) -> None:
         check_name(job, "job")
         check_name(f"each:done:{1 << 40}:{1 << 16}:{job}", "job's name with what we put before it")
         self.client = client
         self.job = job
-        self.ttl_s = ttl_s
+        self.ttl_s = ttl_of(client.capabilities, ttl_s)
 
     # -- the job
 

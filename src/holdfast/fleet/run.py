@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from ..core.recipe import ttl_of
 from ..errors import Misuse, Unsupported
 from ..sync import Client
 
@@ -35,7 +36,13 @@ class CannotStart(Exception):
 
 
 def run(
-    client: Client, name: str, command: Sequence[str], *, ttl_s: float, timeout_s: float | None, grace_s: float = 10.0
+    client: Client,
+    name: str,
+    command: Sequence[str],
+    *,
+    ttl_s: float | None = None,
+    timeout_s: float | None,
+    grace_s: float = 10.0,
 ) -> int:
     """Hold the lock ``name`` while ``command`` runs; its exit code, as a shell would give it.
 
@@ -47,7 +54,7 @@ def run(
         raise Unsupported("run needs a system with POSIX signals, to stop CMD if the lease is lost")
     if not 0 <= grace_s < math.inf:
         raise Misuse(f"grace_s is 0 seconds or more and finite, not {grace_s!r}")
-    lock = client.lock(name, ttl_s=ttl_s, timeout_s=timeout_s)
+    lock = client.lock(name, ttl_s=ttl_of(client.capabilities, ttl_s), timeout_s=timeout_s)
     with _Signals() as signals, lock.acquire() as lease:  # leaving it raises LeaseLost if it was lost
         signals.wait_for_child()
         child = _Child(command, {"HOLDFAST_TOKEN": str(lease.token), "HOLDFAST_NAME": name}, client)
