@@ -10,6 +10,7 @@
 enum {
     BLOCK = 256,      /* keys that are looked up together */
     FEW = 1 << 10,    /* up to so many the GIL is kept: getting it back may take 5 ms */
+    MUCH = 1 << 18,   /* bytes: up to so many likewise */
     MANY = 1 << 20    /* of integers, after so many we look whether somebody pressed Ctrl-C */
 };
 
@@ -113,142 +114,109 @@ add_each_integer(const Table *table, const Numbers *numbers, Slots *slots)
     return 0;
 }
 
-/* -- lists, tuples and other iterables, in chunks
+/* -- lists, tuples and other iterables, in chunks: gathered with the GIL, looked up without it
  *
- * A chunk is gathered with the GIL and looked up without it. It is one string of records: a byte that says what follows, and
- *   0 to SHORT   a key of that many bytes: copied, so that it is read once where it lies (mostly far from the others), and
- *                so that nothing has to keep it alive;
- *   PLACE        the place of a key that was hashed at once, as it is an integer or what only Python knows;
- *   KEPT         a Kept: a long key, which stays where it is.
+ * A key is an object somewhere in memory, and getting it from there takes longer than anything else. So a short one is hashed
+ * while it is at hand: to copy it, or to keep it alive and come back to it without the GIL, would take as long. Long ones
+ * are kept and hashed without it.
  */
 
 enum {
-    SHORT = 128,
-    PLACE = 254,
-    KEPT = 255,
-    LONGEST_RECORD = 1 + SHORT,
-    AHEAD_BY = 16,         /* how many keys before it is read a key is asked for */
-    FIRST_ROOM = 1 << 15,  /* bytes: for small batches */
-    LAST_ROOM = 1 << 22    /* for large ones: some ms with the GIL, as long as others have it when we let it go */
+    SHORT = 128,            /* bytes */
+    AHEAD_BY = 16,          /* how many keys before it is read a key is asked for */
+    LAST_CHUNK = 1 << 16    /* keys: some ms with the GIL, as long as others have it when we let it go */
 };
 
 typedef struct {
     PyObject *key;
     const char *data;
     size_t size;
+    Py_ssize_t at; /* in places */
 } Kept;
 
 typedef struct {
     PyObject *keys;  /* a list or a tuple */
     PyObject *each;  /* else an iterator */
     Py_ssize_t next; /* a list may change while the GIL is not ours: no more than an iterator notices */
-    unsigned char *records, *end;
-    size_t room;
-    Py_ssize_t count, kept;
+    uint64_t *places;
+    Py_ssize_t count, room;
+    Kept *kept;
+    Py_ssize_t kept_count, kept_room;
+    size_t kept_bytes;
+    uint64_t first[FEW]; /* places for small batches */
 } Batch;
 
-/* Copy what begins at *at, and step over it. */
-static inline void
-take(const unsigned char **at, void *to, size_t size)
-{
-    memcpy(to, *at, size);
-    *at += size;
-}
-
-static inline void
-put(unsigned char **at, int what, const void *from, size_t size)
-{
-    *(*at)++ = (unsigned char)what;
-    memcpy(*at, from, size);
-    *at += size;
-}
-
-/* By words, the last over the end of the one before: for short texts quicker than memcpy, which must think of long ones. */
-static inline void
-put_text(unsigned char **at, const char *from, size_t size)
-{
-    unsigned char *to = *at + 1;
-    **at = (unsigned char)size;
-    *at = to + size;
-    if (size >= 8) {
-        for (size_t i = 0; i + 8 < size; i += 8) {
-            memcpy(to + i, from + i, 8);
-        }
-        memcpy(to + size - 8, from + size - 8, 8);
-        return;
-    }
-    for (size_t i = 0; i < size; i++) {
-        to[i] = (unsigned char)from[i];
-    }
-}
-
+/* The first chunk is small, for small batches, the later ones are large, so that the GIL is let go seldom. */
 static int
 batch_begin(Batch *batch)
 {
-    if (batch->room < LAST_ROOM) {
-        batch->room = batch->room ? batch->room * 8 : FIRST_ROOM;
-        batch->room = batch->room < LAST_ROOM ? batch->room : LAST_ROOM;
-        PyMem_Free(batch->records);
-        batch->records = PyMem_Malloc(batch->room);
+    batch->count = 0;
+    if (batch->places == NULL) {
+        batch->places = batch->first;
+        batch->room = FEW;
     }
-    batch->end = batch->records;
-    batch->count = batch->kept = 0;
-    if (batch->records == NULL) {
-        batch->room = 0;
+    else if (batch->places == batch->first) {
+        batch->places = PyMem_Malloc(LAST_CHUNK * sizeof *batch->places);
+        batch->room = LAST_CHUNK;
+    }
+    if (batch->places == NULL) {
         PyErr_NoMemory();
         return -1;
     }
     return 0;
 }
 
-static inline int
-batch_is_full(const Batch *batch)
+static int
+batch_keep(Batch *batch, PyObject *key, const char *data, size_t size)
 {
-    return (size_t)(batch->end - batch->records) + LONGEST_RECORD > batch->room;
-}
-
-static inline void
-batch_add_text(Batch *batch, PyObject *key, const char *data, Py_ssize_t size)
-{
-    if (size <= SHORT) {
-        put_text(&batch->end, data, (size_t)size);
-        return;
+    if (batch->kept_count == batch->kept_room) {
+        Py_ssize_t room = batch->kept_room ? 4 * batch->kept_room : 64;
+        Kept *kept = PyMem_Realloc(batch->kept, (size_t)room * sizeof *kept);
+        if (kept == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        batch->kept = kept;
+        batch->kept_room = room;
     }
-    Kept kept = {Py_NewRef(key), data, (size_t)size};
-    put(&batch->end, KEPT, &kept, sizeof kept);
-    batch->kept++;
+    batch->kept_bytes += size;
+    batch->kept[batch->kept_count++] = (Kept){Py_NewRef(key), data, size, batch->count++};
+    return 0;
 }
 
 static inline int
 batch_add(Batch *batch, const Table *table, PyObject *key)
 {
-    batch->count++;
+    const char *data = NULL;
+    Py_ssize_t size = 0;
     if (PyUnicode_CheckExact(key)) {
-        Py_ssize_t size;
-        const char *text = PyUnicode_AsUTF8AndSize(key, &size);
-        if (text != NULL) {
-            batch_add_text(batch, key, text, size);
-            return 0;
+        data = PyUnicode_AsUTF8AndSize(key, &size);
+        if (data == NULL) {
+            PyErr_Clear(); /* place_of says it better */
         }
-        PyErr_Clear();
     }
     else if (PyBytes_CheckExact(key)) {
-        batch_add_text(batch, key, PyBytes_AsString(key), PyBytes_Size(key));
-        return 0;
+        data = PyBytes_AsString(key);
+        size = PyBytes_Size(key);
     }
-    uint64_t place = 0;
-    Py_INCREF(key); /* whatever Python does meanwhile */
-    int failed = place_of(table, key, &place);
-    Py_DECREF(key);
-    put(&batch->end, PLACE, &place, sizeof place);
-    return failed;
+    if (data == NULL) {
+        Py_INCREF(key); /* whatever Python does meanwhile */
+        int failed = place_of(table, key, &batch->places[batch->count++]);
+        Py_DECREF(key);
+        return failed;
+    }
+    if (size > SHORT) {
+        return batch_keep(batch, key, data, (size_t)size);
+    }
+    batch->places[batch->count++] = xxh64(data, (size_t)size, 0);
+    return 0;
 }
 
 static int
 batch_gather_each(Batch *batch, const Table *table)
 {
     PyObject *key;
-    while (!batch_is_full(batch) && (key = PyIter_Next(batch->each)) != NULL) {
+    while (batch->count < batch->room && (key = PyIter_Next(batch->each)) != NULL) {
         int failed = batch_add(batch, table, key);
         Py_DECREF(key);
         if (failed) {
@@ -265,15 +233,15 @@ batch_gather(Batch *batch, const Table *table)
         return batch_gather_each(batch, table);
     }
     int is_list = PyList_CheckExact(batch->keys);
-    while (!batch_is_full(batch)) {
+    while (batch->count < batch->room) {
         Py_ssize_t size = is_list ? PyList_Size(batch->keys) : PyTuple_Size(batch->keys), ahead = batch->next + AHEAD_BY;
         if (batch->next >= size) {
             break;
         }
         if (ahead < size) {
-            const char *later = (const char *)(is_list ? PyList_GetItem(batch->keys, ahead) : PyTuple_GetItem(batch->keys, ahead));
+            PyObject *later = is_list ? PyList_GetItem(batch->keys, ahead) : PyTuple_GetItem(batch->keys, ahead);
             PREFETCH(later);
-            PREFETCH(later + 64);
+            PREFETCH((const char *)later + 64);
         }
         PyObject *key = is_list ? PyList_GetItem(batch->keys, batch->next) : PyTuple_GetItem(batch->keys, batch->next);
         batch->next++;
@@ -287,54 +255,27 @@ batch_gather(Batch *batch, const Table *table)
 static void
 batch_find(const Batch *batch, const Finder *finder, uint32_t *slots)
 {
-    uint64_t places[BLOCK];
-    const unsigned char *at = batch->records;
-    for (Py_ssize_t left = batch->count; left > 0;) {
-        size_t count = left < BLOCK ? (size_t)left : BLOCK;
-        for (size_t i = 0; i < count; i++) {
-            int what = *at++;
-            Kept kept;
-            switch (what) {
-            case PLACE:
-                take(&at, &places[i], sizeof places[i]);
-                break;
-            case KEPT:
-                take(&at, &kept, sizeof kept);
-                places[i] = xxh64(kept.data, kept.size, 0);
-                break;
-            default:
-                places[i] = xxh64(at, (size_t)what, 0);
-                at += what;
-            }
-        }
-        finder->find_many(finder, places, slots, count);
-        slots += count;
-        left -= (Py_ssize_t)count;
+    for (Py_ssize_t i = 0; i < batch->kept_count; i++) {
+        const Kept *kept = &batch->kept[i];
+        batch->places[kept->at] = xxh64(kept->data, kept->size, 0);
     }
+    finder->find_many(finder, batch->places, slots, (size_t)batch->count);
 }
 
 static void
-batch_drop(const Batch *batch)
+batch_drop(Batch *batch)
 {
-    const unsigned char *at = batch->records;
-    for (Py_ssize_t left = batch->kept; left > 0;) {
-        int what = *at++;
-        Kept kept;
-        if (what == KEPT) {
-            take(&at, &kept, sizeof kept);
-            Py_DECREF(kept.key);
-            left--;
-        }
-        else {
-            at += what == PLACE ? (int)sizeof(uint64_t) : what;
-        }
+    while (batch->kept_count > 0) {
+        Py_DECREF(batch->kept[--batch->kept_count].key);
     }
+    batch->kept_bytes = 0;
 }
 
 static int
 add_batch(const Table *table, PyObject *keys, Slots *slots)
 {
-    Batch batch = {0};
+    Batch batch;
+    memset(&batch, 0, offsetof(Batch, first));
     int failed, full;
     if (PyTuple_CheckExact(keys) || (HAS_GIL && PyList_CheckExact(keys))) {
         batch.keys = keys; /* without a GIL, only an iterator can tell how long a list still is */
@@ -344,19 +285,23 @@ add_batch(const Table *table, PyObject *keys, Slots *slots)
     }
     do {
         failed = batch_begin(&batch) < 0 || batch_gather(&batch, table) < 0 || make_room(slots, batch.count) < 0;
-        full = batch.count > 0 && batch_is_full(&batch);
+        full = batch.count == batch.room;
         if (!failed) {
-            PyThreadState *without = batch.count > FEW ? PyEval_SaveThread() : NULL;
+            int is_long = batch.count > FEW || batch.kept_bytes > MUCH;
+            PyThreadState *without = is_long ? PyEval_SaveThread() : NULL;
             batch_find(&batch, table->native, slots->slot + slots->count);
             if (without != NULL) {
                 PyEval_RestoreThread(without);
+                failed = PyErr_CheckSignals() < 0;
             }
             slots->count += batch.count;
-            failed = PyErr_CheckSignals() < 0;
         }
         batch_drop(&batch);
     } while (full && !failed);
-    PyMem_Free(batch.records);
+    if (batch.places != batch.first) {
+        PyMem_Free(batch.places);
+    }
+    PyMem_Free(batch.kept);
     Py_XDECREF(batch.each);
     return failed ? -1 : 0;
 }
