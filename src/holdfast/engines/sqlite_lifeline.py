@@ -45,8 +45,12 @@ class Lifeline:
 
     def __init__(self, folder: Path, inbox: str, mode: int) -> None:
         self._path = folder / (inbox + SUFFIX)
+        self.fd = -1
         self.fd = self._hold(mode)
         _lifelines.add(self)
+
+    def __del__(self) -> None:
+        self.close(remove=False)  # of an event loop that ended without a word: no lease of it is left in anybody's hand
 
     def _hold(self, mode: int) -> int:
         while True:
