@@ -20,15 +20,17 @@ class Loop:
 
     def __init__(self) -> None:
         self._pid = 0
+        self._starting = threading.Lock()
         self._loop: Any = None
         self._thread: Any = None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="test-loop", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="test-loop", daemon=True)
+                self._thread.start()
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def close(self) -> None:

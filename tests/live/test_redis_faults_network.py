@@ -183,16 +183,18 @@ def test_connections_that_died_in_silence_while_idle_cost_no_acquire(
     server: LiveRedis, proxy: TcpProxy, connect: Connect
 ) -> None:
     client = connect(proxy.url, patience_s=4.0)
-    leases: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda n=n: leases.append(client.lock(f"{n}", ttl_s=60.0).acquire())) for n in range(4)
-    ]
+    at_once = threading.Barrier(8)
+
+    def come_and_go(name: str) -> None:
+        lease = client.lock(name, ttl_s=60.0).acquire()
+        at_once.wait(20)
+        lease.release()
+
+    threads = [threading.Thread(target=come_and_go, args=(f"{n}",)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for lease in leases:
-        lease.release()
     proxy.silence(standing)  # as when a NAT between forgets them
     lease = client.lock("x", ttl_s=60.0).acquire()
     assert server.holders("x") == [lease.token]
