@@ -16,7 +16,9 @@ setup(
         Extension(
             "holdfast.placement._kernel",
             [HERE + "_kernel.c"],
-            depends=[HERE + f"_kernel_{part}.h" for part in ("base", "batch", "finders", "hash", "ring", "table")],
+            depends=[
+                HERE + f"_kernel_{part}.h" for part in ("base", "batch", "change", "finders", "hash", "ring", "table")
+            ],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if limited else [],
             py_limited_api=limited,
             optional=True,

@@ -1,5 +1,6 @@
-/* The floor: a ring as a C extension for one version of CPython would have it, with nothing but the hot path. It takes str
- * only, checks nothing, cannot change, and reads the objects' insides. `bench/placement.py` compares holdfast with it. */
+/* The floor: a ring as a C extension for one version of CPython would have it, with nothing but the hot path. It takes
+ * str only, checks nothing, cannot change, and reads the objects' insides. `bench/placement.py` compares holdfast with
+ * it. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -1,6 +1,6 @@
 #!/bin/sh
-# tools/sanitize.sh PYTHON [SECONDS]: the kernel in C under the address and undefined-behaviour sanitizers: the suite that
-# compares it with the one in Python, and a fuzz of so many seconds. Needs gcc, its sanitizers and Python.h.
+# tools/sanitize.sh PYTHON [SECONDS]: the kernel in C under the address and undefined-behaviour sanitizers: the suite
+# that compares it with the one in Python, and a fuzz of so many seconds. Needs gcc, its sanitizers and Python.h.
 set -eu
 
 python=$1
@@ -20,6 +20,6 @@ gcc -std=c11 -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
 export PYTHONPATH="$folder" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 export LD_PRELOAD
-"$python" -c 'from holdfast.placement import _kernel; assert _kernel.__file__.startswith("'"$folder"'"), _kernel.__file__'
+"$python" -c 'import sys, holdfast.placement._kernel as k; assert k.__file__.startswith(sys.argv[1])' "$folder"
 "$python" -m pytest -q -p no:cacheprovider --timeout 600 tests/unit/test_kernel.py
 "$python" tools/fuzz_kernel.py "$seconds"

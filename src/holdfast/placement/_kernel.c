@@ -1,6 +1,6 @@
-/* The kernel, compiled: what `_kernel.py` says in plain Python, which is what to read first. Python prefers this module to
- * that file wherever it could be built. It keeps to CPython's limited API of 3.11, so that one binary serves every later
- * version; free-threaded builds have no limited API and compile the same source without it (see setup.py).
+/* The kernel, compiled: what `_kernel.py` says in plain Python, which is what to read first. Python prefers this module
+ * to that file wherever it could be built. It keeps to CPython's limited API of 3.11, so that one binary serves every
+ * later version; free-threaded builds have no limited API and compile the same source without it (see setup.py).
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -8,6 +8,7 @@
 #include <structmember.h>
 
 #include "_kernel_batch.h"
+#include "_kernel_change.h"
 #include "_kernel_finders.h"
 #include "_kernel_ring.h"
 #include "_kernel_table.h"
@@ -225,9 +226,9 @@ static PyMethodDef lookup_methods[] = {
     {NULL},
 };
 
-/* own_methods(cls): give a subclass of Lookup descriptors of its own for the methods that it has from there. CPython calls a
- * method in C without detours only where the object's class is the very one that the descriptor names: for an inherited
- * method a lookup would take half as long again. */
+/* own_methods(cls): give a subclass of Lookup descriptors of its own for the methods that it has from there. CPython
+ * calls a method in C without detours only where the object's class is the very one that the descriptor names: by an
+ * inherited one a lookup would take half as long again. */
 static PyObject *
 kernel_own_methods(PyObject *self, PyObject *cls)
 {
@@ -236,7 +237,7 @@ kernel_own_methods(PyObject *self, PyObject *cls)
     }
     for (PyMethodDef *method = lookup_methods; method->ml_name != NULL; method++) {
         PyObject *inherited = PyObject_GetAttrString(cls, method->ml_name);
-        int is_ours = inherited != NULL && Py_TYPE(inherited) == &PyMethodDescr_Type; /* not replaced by one in Python */
+        int is_ours = inherited != NULL && Py_TYPE(inherited) == &PyMethodDescr_Type; /* and not one in Python */
         Py_XDECREF(inherited);
         PyObject *own = is_ours ? PyDescr_NewMethod((PyTypeObject *)cls, method) : NULL;
         int failed = own != NULL && PyObject_SetAttrString(cls, method->ml_name, own) < 0;
@@ -512,10 +513,12 @@ kernel_free(void *self)
 }
 
 static PyMethodDef kernel_functions[] = {
-    {"hash_key", kernel_hash_key, METH_O, PyDoc_STR("hash_key($module, key, /)\n--\n\nXXH64 with seed 0 of a key's bytes.")},
+    {"hash_key", kernel_hash_key, METH_O,
+     PyDoc_STR("hash_key($module, key, /)\n--\n\nXXH64 with seed 0 of a key's bytes.")},
     {"native", kernel_native, METH_VARARGS, PyDoc_STR("native($module, kind, /, *state)\n--\n\n")},
     {"own_methods", kernel_own_methods, METH_O, PyDoc_STR("own_methods($module, cls, /)\n--\n\n")},
-    {"mix", kernel_mix, METH_O, PyDoc_STR("mix($module, value, /)\n--\n\nA bijection of 64-bit numbers (SplitMix64's).")},
+    {"mix", kernel_mix, METH_O,
+     PyDoc_STR("mix($module, value, /)\n--\n\nA bijection of 64-bit numbers (SplitMix64's).")},
     {"xxh64", kernel_xxh64, METH_VARARGS, PyDoc_STR("xxh64($module, data, seed=0, /)\n--\n\n")},
     {"points_of", kernel_points_of, METH_VARARGS, PyDoc_STR("points_of($module, raw, start, stop, /)\n--\n\n")},
     {NULL},

@@ -48,7 +48,7 @@ free_object(PyObject *op)
     Py_DECREF(type);
 }
 
-/* An algorithm's state, never changed: from the hash of a key to a slot. Where `find` is NULL it is a class in Python. */
+/* An algorithm's state, never changed: from the hash of a key to a slot. Where `find` is NULL it is one in Python. */
 typedef struct Finder {
     PyObject_HEAD
     uint32_t (*find)(const struct Finder *self, uint64_t place);

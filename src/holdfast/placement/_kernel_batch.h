@@ -8,10 +8,10 @@
 #include "_kernel_table.h"
 
 enum {
-    BLOCK = 256,      /* keys that are looked up together */
-    FEW = 1 << 10,    /* up to so many the GIL is kept: getting it back may take 5 ms */
-    MUCH = 1 << 18,   /* bytes: up to so many likewise */
-    MANY = 1 << 20    /* of integers, after so many we look whether somebody pressed Ctrl-C */
+    BLOCK = 256,    /* integers that are hashed, then looked up together */
+    FEW = 1 << 10,  /* keys: up to so many the GIL is kept, as getting it back may take 5 ms */
+    MUCH = 1 << 18, /* bytes of keys: up to so many likewise */
+    MANY = 1 << 20  /* integers: after so many we look whether somebody pressed Ctrl-C */
 };
 
 typedef struct {
@@ -116,15 +116,15 @@ add_each_integer(const Table *table, const Numbers *numbers, Slots *slots)
 
 /* -- lists, tuples and other iterables, in chunks: gathered with the GIL, looked up without it
  *
- * A key is an object somewhere in memory, and getting it from there takes longer than anything else. So a short one is hashed
- * while it is at hand: to copy it, or to keep it alive and come back to it without the GIL, would take as long. Long ones
- * are kept and hashed without it.
+ * A key is an object somewhere in memory, and getting it from there takes longer than anything else. So a short one is
+ * hashed while it is at hand: to copy it, or to keep it alive and come back to it without the GIL, would take as long.
+ * Long ones are kept and hashed without it.
  */
 
 enum {
-    SHORT = 128,            /* bytes */
-    AHEAD_BY = 16,          /* how many keys before it is read a key is asked for */
-    LAST_CHUNK = 1 << 16    /* keys: some ms with the GIL, as long as others have it when we let it go */
+    SHORT = 128,         /* bytes */
+    AHEAD_BY = 16,       /* how many keys before it is read a key is asked for */
+    LAST_CHUNK = 1 << 16 /* keys: some ms with the GIL, as long as others have it when we let it go */
 };
 
 typedef struct {
@@ -234,7 +234,8 @@ batch_gather(Batch *batch, const Table *table)
     }
     int is_list = PyList_CheckExact(batch->keys);
     while (batch->count < batch->room) {
-        Py_ssize_t size = is_list ? PyList_Size(batch->keys) : PyTuple_Size(batch->keys), ahead = batch->next + AHEAD_BY;
+        Py_ssize_t size = is_list ? PyList_Size(batch->keys) : PyTuple_Size(batch->keys);
+        Py_ssize_t ahead = batch->next + AHEAD_BY;
         if (batch->next >= size) {
             break;
         }

@@ -1,10 +1,11 @@
-/* The finders of the other algorithms: each does in C what the `find` of a class in Python says, which also knows the rest
- * (how a state comes about, the order of all nodes). Such a class gives its state to `native`, whenever a table is made. */
+/* The finders of the other algorithms. Each does in C what the `find` of a class in Python says, which also knows the
+ * rest: how a state comes about, the order of all nodes. Such a class gives its state to `native` for a table. */
 
 #ifndef HOLDFAST_KERNEL_FINDERS_H
 #define HOLDFAST_KERNEL_FINDERS_H
 
 #include <float.h>
+#include <stdlib.h>
 
 #include "_kernel_base.h"
 #include "_kernel_ring.h"
@@ -234,7 +235,7 @@ native_dealloc(PyObject *op)
     free_object(op);
 }
 
-/* A copy of a buffer or sequence of numbers below `above`; with another count than *count it is refused, unless that is 0. */
+/* A copy of a buffer or sequence of numbers below `above`: *count of them, or any number where that is 0. */
 static uint32_t *
 narrow_copy(PyObject *given, uint32_t *count, uint64_t above)
 {

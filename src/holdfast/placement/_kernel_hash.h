@@ -13,7 +13,7 @@
 #define P4 UINT64_C(0x85EBCA77C2B2AE63)
 #define P5 UINT64_C(0x27D4EB2F165667C5)
 
-/* Little-endian, from any address: compilers make one load of the copy (and one swap, where the machine is big-endian). */
+/* Little-endian, from any address: compilers make one load of the copy, and one swap on a big-endian machine. */
 static inline uint64_t
 read64(const unsigned char *at)
 {

@@ -117,7 +117,8 @@ table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *words[] = {"finder", "names", "hasher", "state", NULL};
     PyObject *finder, *names, *hasher, *state;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OO:Table", words, &finder, &PyTuple_Type, &names, &hasher, &state)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "OO!OO:Table", words, &finder, &PyTuple_Type, &names, &hasher, &state)) {
         return NULL;
     }
     const Module *module = PyType_GetModuleState(type);
