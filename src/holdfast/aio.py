@@ -68,6 +68,7 @@ class Client:
             if loop is not None and loop.is_closed():  # a session keeps its loop alive
                 self._live.pop(loop, None)
         session = self._live[asyncio.get_running_loop()] = self._new_session()
+        _sessions.add(session)
         return session
 
     def _new_session(self) -> Session:
@@ -132,11 +133,7 @@ class Client:
         await self.aclose()
 
     def _after_fork(self) -> None:
-        live, self._live = list(self._live.values()), weakref.WeakKeyDictionary()
-        for session in live:
-            session.forget("this process is a fork of the one that held it")
-            session.world.link.abandon()
-        _inherited.extend(live)
+        self._live = weakref.WeakKeyDictionary()
 
 
 class Lock:
@@ -526,10 +523,16 @@ def connect(
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _inherited: list[Session] = []
 
 
 def _after_fork() -> None:
+    for session in list(_sessions):
+        session.forget("this process is a fork of the one that held it")
+        session.world.link.abandon()
+        _inherited.append(session)
+    _sessions.clear()
     for client in list(_clients):
         client._after_fork()  # pyright: ignore[reportPrivateUsage]
 

@@ -72,6 +72,7 @@ class Client:
                 live = self._new_session()
                 if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
                     live.holdings = self._inherited.holdings
+                _sessions.add(live)
                 self._live = live
             return self._live
 
@@ -125,10 +126,7 @@ class Client:
             self._closed = True
             live, self._live = self._live, None
         if live is not None:
-            try:
-                drive(live.close())
-            finally:
-                live.world.link.close()
+            _close(live)
 
     def __enter__(self) -> Self:
         return self
@@ -137,12 +135,7 @@ class Client:
         self.close()
 
     def _after_fork(self) -> None:
-        live, self._live, self._lock = self._live, None, threading.Lock()
-        if live is not None:
-            live.forget("this process is a fork of the one that held it")
-            live.world.link.abandon()
-            self._inherited = live
-            _inherited.append(live)
+        self._inherited, self._live, self._lock = self._live or self._inherited, None, threading.Lock()
 
 
 class Lock:
@@ -504,13 +497,26 @@ def whoami() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def _close(session: Session) -> None:
+    try:
+        drive(session.close())
+    finally:
+        session.world.link.close()
+
+
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()  # they outlive a client that is thrown away
 _inherited: list[Session] = []  # a forked child keeps its parent's sessions, so that nothing closes what they share
 
 
 def _after_fork() -> None:
     for client in list(_clients):
         client._after_fork()  # pyright: ignore[reportPrivateUsage]
+    for session in list(_sessions):
+        session.forget("this process is a fork of the one that held it")
+        session.world.link.abandon()
+        _inherited.append(session)
+    _sessions.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -522,3 +528,7 @@ def _at_exit() -> None:
     for client in list(_clients):
         with contextlib.suppress(Exception):
             client.close()
+    for session in list(_sessions):
+        if not session.closing:
+            with contextlib.suppress(Exception):
+                _close(session)

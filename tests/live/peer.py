@@ -6,6 +6,7 @@ line. OPTIONS are `connect`'s, as JSON.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -88,6 +89,10 @@ class Orders:
 
     def release(self) -> None:
         self.lease.release()
+
+    def keep_the_gil(self, seconds: float) -> None:
+        """As a C extension does that works for so long and lets no other thread run."""
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
     def signal_inside(self, number: int) -> None:
         """Be hit by a signal in the middle of a transaction on SQLite, which has written."""

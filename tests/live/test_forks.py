@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 from servers import eventually
 
-from holdfast import LeaseLost
+import holdfast
+from holdfast import LeaseLost, sync
 
 pytestmark = [
     pytest.mark.live,
@@ -97,6 +99,14 @@ def test_a_child_holds_nothing_and_is_told_while_its_parents_lease_goes_on(any_u
     assert lease.state == "HELD"
     opened.put(b"by the parent")
     lease.release()
+
+
+def test_a_lease_whose_client_was_thrown_away_stays_with_the_parent_as_well(any_url: str) -> None:
+    lease = holdfast.connect(any_url).lock("x", ttl_s=30.0).acquire()
+    gc.collect()
+    assert "fork" in in_child(lambda: refused(lease.release))
+    lease.release()
+    sync._close(lease._session)
 
 
 def test_no_child_takes_its_siblings_write_for_its_own(url: str, connect: Connect) -> None:
