@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,7 @@ class Client:
                 if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
                     live.holdings = self._inherited.holdings
                 _sessions.add(live)
+                _release_at_exit_of_child(os.getpid())
                 self._live = live
             return self._live
 
@@ -532,3 +534,11 @@ def _at_exit() -> None:
         if not session.closing:
             with contextlib.suppress(Exception):
                 _close(session)
+
+
+@functools.cache
+def _release_at_exit_of_child(pid: int) -> None:
+    """A child that multiprocessing forked ends without atexit, by finalizers of its own: be among them, once."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _at_exit, exitpriority=0)

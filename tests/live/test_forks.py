@@ -229,3 +229,22 @@ def test_forks_in_the_middle_of_other_threads_calls_do_no_harm(any_url: str, con
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def take(url: str) -> None:
+    """What a child of any start method runs, and then ends."""
+    global taken  # noqa: PLW0603
+    taken = holdfast.connect(url).lock("x", ttl_s=60.0).acquire(timeout_s=20)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_what_a_child_of_multiprocessing_holds_at_its_end_is_given_back(url: str, method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=take, args=(url,))
+    process.start()
+    process.join(40)
+    assert process.exitcode == 0
+    with holdfast.connect(url) as client:
+        lease = client.lock("x").try_acquire()
+        assert lease is not None
+        lease.release()
