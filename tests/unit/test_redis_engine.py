@@ -371,11 +371,11 @@ def test_a_server_that_is_not_there_did_nothing(server: Server, connect: Callabl
 
 def test_a_call_is_bounded_by_its_timeout_and_its_outcome_is_unknown(own_user: User, own_server: Server) -> None:
     own_user.call(own_user.engine.ping())
-    own_server.client.client_pause(400)
+    own_server.client.client_pause(1500)
     started = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="no reply within"):
         own_user.call(own_user.engine.enter(LOCK, own_user.claim("a"), False), 0.1)
-    assert time.monotonic() - started < 0.35
+    assert time.monotonic() - started < 1.2
     assert own_user.leave("a", bury=True) in (True, False)
     assert own_user.look().claims == ()
 
@@ -625,6 +625,7 @@ def test_asyncio_calls_are_bounded_and_go_on_after_a_restart(own_server: Server)
     async def main(engine: RedisEngine, link: Any) -> None:
         signals: list[Signal] = []
         await link.listen(signals.append, lambda: signals.append(Signal("look again")))
+        await link.call(engine.ping(), 5.0)  # connected: some servers pause the handshake as well
         own_server.client.client_pause(300)
         with pytest.raises(OutcomeUnknown, match="no reply within"):
             await link.call(engine.ping(), 0.05)
