@@ -17,7 +17,7 @@ setup(
             "holdfast.placement._kernel",
             [HERE + "_kernel.c"],
             depends=[
-                HERE + f"_kernel_{part}.h" for part in ("base", "batch", "change", "finders", "hash", "ring", "table")
+                HERE + f"_kernel_{part}.h" for part in ("base", "batch", "change", "fill", "finders", "hash", "ring", "table")
             ],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if limited else [],
             py_limited_api=limited,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import Misuse, Unsupported
-from holdfast.placement import Anchor, Choose, Jump, Maglev, MultiProbe, Rendezvous, hash_key
+from holdfast.placement import Anchor, Choose, Jump, Maglev, MultiProbe, Rendezvous, _kernel, hash_key, kernel
 from holdfast.placement._kernel import mix
 from holdfast.placement.hashing import xxh64
 from holdfast.placement.jump import jump, walk
@@ -170,7 +170,48 @@ def naive_maglev(weights: dict[str, float], size: int) -> list[str]:
 def test_the_table_is_filled_as_the_paper_says(weights: dict[str, float], size: int) -> None:
     table = naive_maglev(weights, size)
     placed = Maglev(weights, table_size=size)
-    assert placed.locate(KEYS) == [table[hash_key(key) % size] for key in KEYS]
+    assert [placed.slots[slot] for slot in entries(placed)] == table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.placement.maglev.fill", lambda *_: None)  # as where there is no kernel in C
+        assert entries(Maglev(weights, table_size=size)) == entries(placed)
+
+
+def test_weights_far_apart_fill_a_table_in_bounded_time() -> None:
+    weights = dict.fromkeys(nodes(2000), 1e-12) | {"heavy": 1e12}
+    filled = Counter(entries(Maglev(weights)))
+    assert len(filled) == 2001
+    assert max(filled.values()) == 65537 - 2000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.placement.maglev.fill", lambda *_: None)
+        assert Counter(entries(Maglev(weights))) == filled
+
+
+@pytest.mark.skipif(kernel() != "c", reason="the kernel in C was not built here")
+def test_the_kernel_refuses_to_fill_a_table_from_nonsense() -> None:
+    for nonsense in (
+        (1, [0], [1], [0], None),  # too small
+        (7, [7], [1], [0], None),  # begins beyond the end
+        (7, [0], [7], [0], None),
+        (7, [0], [0], [0], None),  # does not move on
+        (6, [0], [2], [0], None),  # comes by half the places only
+        (7, [0, 1], [1], [0, 1], None),
+        (7, [], [], [], None),
+        (7, [0], [1], [0], [0.5, 0.5]),
+        (7, [0], [1], [0], [math.nan]),
+        (7, [0], [1], [0], [-1.0]),
+        (7, [0], [1], [0], [0.0]),
+        (7, [0], [1], [2**32 - 1], None),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            _kernel.fill(*nonsense)  # type: ignore[arg-type]
+    for wrong in (
+        (7, [0], [1], [0], ["x"]),
+        (7, [0], [1], 3, None),
+        ("7", [0], [1], [0], None),
+        (-1, [0], [1], [0], None),
+    ):
+        with pytest.raises((TypeError, OverflowError, ValueError)):
+            _kernel.fill(*wrong)  # type: ignore[arg-type]
 
 
 def entries(placed: Maglev) -> list[int]:

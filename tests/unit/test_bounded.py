@@ -182,6 +182,15 @@ def test_a_key_of_a_node_that_went_is_placed_anew() -> None:
     assert lost not in bounded.loads
 
 
+def test_who_came_last_leaves_first() -> None:
+    ring = HashRing(["a"])
+    bounded = BoundedLoads(ring, 0)
+    for key in KEYS[:10]:
+        bounded.place(key)
+    ring.add_node("b")
+    assert set(bounded.settle()) == set(KEYS[5:10])
+
+
 def test_without_nodes_keys_are_kept_until_there_are_some() -> None:
     ring = HashRing(["a"])
     bounded = BoundedLoads(ring)

@@ -8,6 +8,7 @@
 #include <structmember.h>
 
 #include "_kernel_batch.h"
+#include "_kernel_fill.h"
 #include "_kernel_change.h"
 #include "_kernel_finders.h"
 #include "_kernel_ring.h"
@@ -515,6 +516,7 @@ kernel_free(void *self)
 static PyMethodDef kernel_functions[] = {
     {"hash_key", kernel_hash_key, METH_O,
      PyDoc_STR("hash_key($module, key, /)\n--\n\nXXH64 with seed 0 of a key's bytes.")},
+    {"fill", kernel_fill, METH_VARARGS, PyDoc_STR("fill($module, size, at, steps, slots, shares, /)\n--\n\n")},
     {"native", kernel_native, METH_VARARGS, PyDoc_STR("native($module, kind, /, *state)\n--\n\n")},
     {"own_methods", kernel_own_methods, METH_O, PyDoc_STR("own_methods($module, cls, /)\n--\n\n")},
     {"mix", kernel_mix, METH_O,

@@ -24,6 +24,7 @@ __all__ = [
     "Lookup",
     "Ring",
     "Table",
+    "fill",
     "hash_key",
     "mix",
     "native",
@@ -188,6 +189,13 @@ class Lookup:
 
     def _refuse_empty(self) -> Exception:
         raise NotImplementedError
+
+
+def fill(
+    size: int, at: array[int], steps: array[int], slots: array[int], shares: Sequence[float] | None
+) -> array[int] | None:
+    """Maglev's table, filled in C; here it is not, and `maglev` does it."""
+    return None
 
 
 def native(kind: str, *state: Any) -> Finder | None:

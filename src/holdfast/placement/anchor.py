@@ -78,8 +78,8 @@ class Anchor(Placement):
     """Perfectly even shares, any node may go, and a lookup of a few steps: more, the more of ``capacity`` is free.
 
     At most ``capacity`` nodes fit, and it cannot be changed without moving keys. Nodes are in the order given, and it
-    matters in which order they go. There are no weights. With zones, a key whose primary moves may move one more copy, so
-    that copies stay spread: `Choose` needs to move the primary only.
+    matters in which order they go. There are no weights. With zones, a key whose primary moves may move one more copy,
+    so that copies stay spread: `Choose` needs to move the primary only.
     """
 
     algorithm: ClassVar[str] = "anchor"

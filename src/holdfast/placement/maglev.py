@@ -11,11 +11,11 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapreplace
-from itertools import cycle
+from itertools import cycle, islice
 from typing import ClassVar
 
 from ..errors import Misuse
-from ._kernel import Finder, native, xxh64
+from ._kernel import Finder, fill, native, xxh64
 from .base import Node, Placement
 from .hashing import DEFAULT_HASH, is_whole
 
@@ -27,9 +27,9 @@ class Entries:
 
     __slots__ = ("_entries", "_size")
 
-    def __init__(self, entries: Iterable[int]) -> None:
-        self._entries = array("I", entries)
-        self._size = len(self._entries)
+    def __init__(self, entries: array[int]) -> None:
+        self._entries = entries
+        self._size = len(entries)
 
     def find(self, place: int) -> int:
         return self._entries[place % self._size]
@@ -75,8 +75,7 @@ class Maglev(Placement):
         slots = {name: slot for slot, name in enumerate(names) if name is not None}
         order = sorted(slots)
         shares = dict(zip(nodes, self._shares(nodes), strict=True))
-        turns = _turns([shares[name] for name in order], size)
-        return Entries(_fill(size, [name.encode() for name in order], [slots[name] for name in order], turns))
+        return Entries(_filled(size, order, [slots[name] for name in order], [shares[name] for name in order]))
 
     def _shares(self, nodes: Mapping[str, Node]) -> list[float]:
         _, exponent = math.frexp(max((node.weight for node in nodes.values()), default=1.0))
@@ -85,15 +84,23 @@ class Maglev(Placement):
         return [weight / total for weight in weights]
 
 
+def _filled(size: int, order: list[str], slots: list[int], shares: list[float]) -> array[int]:
+    at = array("I", [xxh64(name.encode(), 0) % size for name in order])
+    steps = array("I", [xxh64(name.encode(), 1) % (size - 1) + 1 for name in order])
+    equal = min(shares) == max(shares)
+    entries = fill(size, at, steps, array("I", slots), None if equal else shares)
+    if entries is None:
+        turns = cycle(range(len(shares))) if equal else _turns(shares, size)
+        entries = array("I", _fill(size, list(at), list(steps), slots, turns))
+    return entries
+
+
 def _turns(shares: list[float], size: int) -> Iterator[int]:
-    """Whose turn it is, for as long as places are free. The heaviest has one in every round, so ``size`` rounds
-    suffice.
+    """Whose turn it is, as long as places are free. The heaviest has one in every round, so ``size`` rounds suffice.
 
     A node's turn comes in the first round r with ``r * share`` at or above ``largest`` times its turns so far.
     """
     largest = max(shares)
-    if min(shares) == largest:
-        yield from cycle(range(len(shares)))
     due = [(1, index) for index in range(len(shares))]
     reached = [0.0] * len(shares)
     while True:
@@ -107,13 +114,10 @@ def _turns(shares: list[float], size: int) -> Iterator[int]:
         heapreplace(due, (later, index))
 
 
-def _fill(size: int, names: list[bytes], slots: list[int], turns: Iterator[int]) -> list[int]:
-    at = [xxh64(name, 0) % size for name in names]
-    steps = [xxh64(name, 1) % (size - 1) + 1 for name in names]
+def _fill(size: int, at: list[int], steps: list[int], slots: list[int], turns: Iterator[int]) -> list[int]:
     free = -1
     entries = [free] * size
-    for _ in range(size):
-        turn = next(turns)
+    for turn in islice(turns, size):
         place, step = at[turn], steps[turn]
         while entries[place] != free:
             place += step
