@@ -373,8 +373,8 @@ class OpenCell:
         """Write the value (None leaves it as it is) and changes of entries, all or nothing.
 
         Says of each change whether it took place: a create-only one does not where the entry exists.
-        Raises `StaleToken`, and `OutcomeUnknown` where no reply came in `patience_s`: it may have landed; what is put next
-        under this opening lands after it.
+        Raises `StaleToken`, and `OutcomeUnknown` where no reply came in ``patience_s``: it may have landed, and what is
+        put next under this opening lands after it.
         """
         self._session.refuse_fork()
         async with self._lock:
