@@ -28,7 +28,7 @@ import json, os
 import holdfast
 
 hf = holdfast.connect(os.environ["ENGINE"])
-boot = hf.lock("boot", ttl_s=6.0).acquire()  # by the master, for as long as it lives
+boot = hf.lock("boot", ttl_s=3.0).acquire()  # by the master, for as long as it lives
 
 
 def app(environ, start_response):

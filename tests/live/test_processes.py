@@ -132,11 +132,11 @@ def test_who_kept_the_gil_past_its_lease_is_told_and_refused(
 ) -> None:
     """The limit that the guide names: a C extension that lets no other thread run starves the renewer as well."""
     peer, view = start_peer(url), onlooker(url)
-    token = peer.do("acquire", "x", 1.5)
+    token = peer.do("acquire", "x", 1.0)
     peer.do("open", "ledger")
     peer.do("put", "first")
     with holdfast.connect(url) as client:
-        peer.order("keep_the_gil", 4.0)
+        peer.order("keep_the_gil", 2.5)
         lease = client.lock("x", ttl_s=60).acquire(timeout_s=20)
         assert lease.token > token
         client.cell("ledger").open(lease).put(b"second")

@@ -64,7 +64,7 @@ def test_who_held_and_who_waited_meet_again_in_a_new_file_where_somebody_removed
     remove: Callable[[Path], None],
 ) -> None:
     holder, client, old = start_peer(sqlite_url), connect(sqlite_url), onlooker(sqlite_url)
-    token = holder.do("acquire", "x", 3.0)
+    token = holder.do("acquire", "x", 1.5)
     holder.do("open", "ledger")
     holder.do("put", "gone")
     entering = pool.submit(client.lock("x", ttl_s=60.0).acquire, timeout_s=25)
