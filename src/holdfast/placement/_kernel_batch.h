@@ -138,6 +138,7 @@ typedef struct {
     PyObject *keys;  /* a list or a tuple */
     PyObject *each;  /* else an iterator */
     Py_ssize_t next; /* a list may change while the GIL is not ours: no more than an iterator notices */
+    int changed;     /* whether it may have */
     uint64_t *places;
     Py_ssize_t count, room;
     Kept *kept;
@@ -203,6 +204,7 @@ batch_add(Batch *batch, const Table *table, PyObject *key)
         Py_INCREF(key); /* whatever Python does meanwhile */
         int failed = place_of(table, key, &batch->places[batch->count++]);
         Py_DECREF(key);
+        batch->changed = 1;
         return failed;
     }
     if (size > SHORT) {
@@ -233,20 +235,22 @@ batch_gather(Batch *batch, const Table *table)
         return batch_gather_each(batch, table);
     }
     int is_list = PyList_CheckExact(batch->keys);
-    while (batch->count < batch->room) {
-        Py_ssize_t size = is_list ? PyList_Size(batch->keys) : PyTuple_Size(batch->keys);
-        Py_ssize_t ahead = batch->next + AHEAD_BY;
+    PyObject *(*item_at)(PyObject *, Py_ssize_t) = is_list ? PyList_GetItem : PyTuple_GetItem;
+    Py_ssize_t size = 0;
+    for (batch->changed = 1; batch->count < batch->room; batch->next++) {
+        if (batch->changed) {
+            size = is_list ? PyList_Size(batch->keys) : PyTuple_Size(batch->keys);
+            batch->changed = 0;
+        }
         if (batch->next >= size) {
             break;
         }
-        if (ahead < size) {
-            PyObject *later = is_list ? PyList_GetItem(batch->keys, ahead) : PyTuple_GetItem(batch->keys, ahead);
+        if (batch->next + AHEAD_BY < size) {
+            const char *later = (const char *)item_at(batch->keys, batch->next + AHEAD_BY);
             PREFETCH(later);
-            PREFETCH((const char *)later + 64);
+            PREFETCH(later + 64);
         }
-        PyObject *key = is_list ? PyList_GetItem(batch->keys, batch->next) : PyTuple_GetItem(batch->keys, batch->next);
-        batch->next++;
-        if (batch_add(batch, table, key) < 0) {
+        if (batch_add(batch, table, item_at(batch->keys, batch->next)) < 0) {
             return -1;
         }
     }

@@ -59,8 +59,14 @@ ring_find(const Finder *self, uint64_t place)
 static void
 ring_find_many(const Finder *self, const uint64_t *places, uint32_t *slots, size_t count)
 {
-    enum { TOGETHER = 64 };
+    enum { TOGETHER = 64, SMALL = 1 << 16 };
     const Ring *ring = (const Ring *)self;
+    if (ring->count < SMALL) {
+        for (size_t i = 0; i < count; i++) {
+            slots[i] = ring->owners[ring_position(ring, places[i])];
+        }
+        return;
+    }
     for (size_t start = 0; start < count; start += TOGETHER) {
         size_t stop = count - start < TOGETHER ? count : start + TOGETHER;
         for (size_t i = start; i < stop; i++) {
