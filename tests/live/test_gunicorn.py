@@ -91,7 +91,8 @@ def start(tmp_path: Path, url: str) -> Iterator[Callable[..., Gunicorn]]:
 
 
 @pytest.mark.parametrize(
-    "workers", [["--worker-class", "sync"], ["--worker-class", "gthread", "--threads", "3"], ["--worker-class", "gevent"]]
+    "workers",
+    [["--worker-class", "sync"], ["--worker-class", "gthread", "--threads", "3"], ["--worker-class", "gevent"]],
 )
 def test_workers_of_a_preloaded_application_take_turns_and_the_master_keeps_its_lock(
     url: str, start: Callable[..., Gunicorn], onlooker: Callable[[str], Onlooker], workers: list[str]
