@@ -633,21 +633,27 @@ def test_a_list_that_changes_while_it_is_looked_up_does_no_harm() -> None:
 
 
 @needs_c
-def test_a_large_batch_lets_other_threads_run() -> None:
+@pytest.mark.parametrize("kind", ["integers", "texts", "long texts"])
+def test_a_large_batch_lets_other_threads_run(kind: str) -> None:
     compiled, _ = both()
+    batches: dict[str, Callable[[], Any]] = {
+        "integers": lambda: array("q", range(3_000_000)),
+        "texts": lambda: [f"user:{index}" for index in range(500_000)],
+        "long texts": lambda: [f"{index}" * 1_000_000 for index in range(30, 60)],
+    }
+    batch = batches[kind]()
     ticks = [0]
 
     def tick() -> None:
         ticks[0] += 1
         time.sleep(0.0001)
 
-    numbers = array("q", range(3_000_000))
     with beside(tick) as failures:
         while not ticks[0]:
             time.sleep(0.001)
         sys.setswitchinterval(60)  # from here on, threads run only when others let them
         before = ticks[0]
-        compiled.locate_slots(numbers)
+        compiled.locate_slots(batch)
         after = ticks[0]
         sys.setswitchinterval(1e-5)
     assert not failures
