@@ -128,7 +128,19 @@ class Seat:
         eventually(lambda: Signal(kind, key) in self.signals, what=f"no {kind} {key} among {self.signals}")
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+ENGINES = ("memory", "sqlite", "redis", "zookeeper")
+ON_SESSIONS = ("zookeeper",)
+"""Where a claim has no length of its own: it stands until it is left or its client's session is over."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "new_engine" in metafunc.fixturenames:
+        own_ttl = metafunc.definition.get_closest_marker("own_ttl")
+        engines = [engine for engine in ENGINES if not (own_ttl and engine in ON_SESSIONS)]
+        metafunc.parametrize("new_engine", engines, indirect=True)
+
+
+@pytest.fixture
 def new_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Engine]:
     """Makes engines that share one state, as the processes of one application do."""
     if request.param == "memory":

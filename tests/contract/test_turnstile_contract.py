@@ -152,6 +152,7 @@ def test_a_quiet_leave_leaves_no_tombstone(seat: Seat) -> None:
 # -- leases
 
 
+@pytest.mark.own_ttl
 def test_an_expired_holder_makes_way_and_is_told(seat: Seat) -> None:
     short = seat.claim("short", ttl_s=0.15)
     seat.enter(MUTEX, short)
@@ -161,6 +162,7 @@ def test_an_expired_holder_makes_way_and_is_told(seat: Seat) -> None:
     assert not seat.leave(MUTEX, short)
 
 
+@pytest.mark.own_ttl
 def test_a_waiter_that_died_is_passed_over(seat: Seat) -> None:
     seat.enter(MUTEX, "a")
     seat.enter(MUTEX, seat.claim("dead", ttl_s=0.1))
@@ -170,6 +172,7 @@ def test_a_waiter_that_died_is_passed_over(seat: Seat) -> None:
     assert seat.admitted(MUTEX) == ["c"]
 
 
+@pytest.mark.own_ttl
 def test_renewing_extends_holders_and_waiters(seat: Seat) -> None:
     holder, waiter = seat.claim("h", ttl_s=0.6), seat.claim("w", ttl_s=0.6)
     seat.enter(MUTEX, holder)
@@ -199,11 +202,13 @@ def test_many_are_renewed_in_bounded_batches(seat: Seat) -> None:
     assert {id: standing.state for id, standing in heard.items()} == expected
 
 
+@pytest.mark.own_ttl
 def test_the_head_of_the_queue_is_told_when_to_look(seat: Seat) -> None:
     seat.enter(MUTEX, seat.claim("a", ttl_s=5.0))
     assert 0 < seat.enter(MUTEX, "b").look_in_s <= 5.0
 
 
+@pytest.mark.own_ttl
 def test_others_are_told_to_look_when_the_one_just_ahead_would_be_gone(seat: Seat) -> None:
     for id, ttl_s in (("a", 30.0), ("b", 5.0), ("c", 20.0)):
         seat.enter(MUTEX, seat.claim(id, ttl_s=ttl_s))
@@ -231,6 +236,7 @@ def test_exactly_the_admitted_are_signalled(seats: Callable[..., Seat]) -> None:
     assert [signal.kind for signal in a.signals + b.signals].count(ADMITTED) == 1
 
 
+@pytest.mark.own_ttl
 def test_a_lease_that_changed_hands_is_signalled_at_its_new_inbox(seats: Callable[..., Seat]) -> None:
     first, second = seats(), seats()
     first.listen()

@@ -15,7 +15,14 @@ PAGE = """
     errors
 """
 HOUSE = PAGE.split()
-CLIENTS = {"redis": "engines", "sqlite3": "engines", "click": "cli", "rich": "cli", "pytest": "testing"}
+CLIENTS = {
+    "redis": "engines",
+    "kazoo": "engines",
+    "sqlite3": "engines",
+    "click": "cli",
+    "rich": "cli",
+    "pytest": "testing",
+}
 
 
 def imports() -> list[tuple[Path, str, str]]:
@@ -80,4 +87,4 @@ def test_a_blocking_client_loads_no_asyncio() -> None:
     code = "import sys, holdfast; holdfast.connect('memory://').lock('x').acquire(); print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "holdfast.sync" in loaded
-    assert not {"redis", "sqlite3", "click"} & set(loaded)
+    assert not {"redis", "kazoo", "sqlite3", "click"} & set(loaded)

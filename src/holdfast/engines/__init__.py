@@ -13,7 +13,8 @@ from ..errors import Misuse, Unsupported
 from ..model import check_name
 
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
-KNOWN = "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix://"
+ZOOKEEPER_SCHEMES = ("zookeeper", "zookeepers")
+KNOWN = "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// zookeeper:// zookeepers://"
 
 
 log = logging.getLogger("holdfast.engine")
@@ -50,7 +51,9 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
     if not isinstance(target, str):
         if type(target).__module__.split(".")[0] in ("redis", "valkey"):
             return cast(Engine, _load("redis").RedisEngine(target, namespace))
-        raise Misuse(f"connect() takes a URL ({KNOWN}) or a Redis client, not {type(target).__name__}")
+        if any(kind.__module__ == "kazoo.client" for kind in type(target).__mro__):
+            return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
+        raise Misuse(f"connect() takes a URL ({KNOWN}), a Redis client or a KazooClient, not {type(target).__name__}")
     scheme, mark, rest = target.partition("://")
     if not mark:
         raise Misuse(f"{without_password(target)!r} is not a URL; known: {KNOWN}")
@@ -62,6 +65,8 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         return cast(Engine, _load("sqlite").SqliteEngine.from_url(target, namespace))
     if scheme in REDIS_SCHEMES:
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
+    if scheme in ZOOKEEPER_SCHEMES:
+        return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
     raise Misuse(f"no engine is called {scheme!r}; known: {KNOWN}")
 
 
