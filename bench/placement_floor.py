@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sysconfig
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -26,11 +25,11 @@ def floor_of(ring: HashRing) -> Floor:
 
 
 def _module() -> Any:
-    """Compiled once into a folder that stays for as long as the source does not change. Needs a compiler."""
+    """Compiled once, into a folder of its own for as long as the source does not change. Needs a compiler."""
     from setuptools import Distribution, Extension
 
     source = Path(__file__).with_suffix(".c")
-    folder = Path(tempfile.gettempdir()) / f"holdfast-floor-{source.stat().st_mtime_ns}"
+    folder = source.parents[1] / "build" / f"floor-{source.stat().st_mtime_ns}"
     file = folder / f"placement_floor{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not file.exists():
         built = Distribution({"ext_modules": [Extension("placement_floor", [str(source)])]}).get_command_obj(
