@@ -159,6 +159,9 @@ class Lock:
         """
         if foreign:
             recipes.refuse_words_of_acquire(foreign)
+        return await self._take(timeout_s)
+
+    async def _take(self, timeout_s: float | None, scoped: bool = False) -> Lease:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
@@ -166,11 +169,14 @@ class Lock:
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             await leases.acquire(session, tenure, recipe.strategy, waits_s)
-        session.holdings.push(recipe.key, lease)
+        session.holdings.push(recipe.key, lease, scoped)
         return lease
 
     async def try_acquire(self) -> Lease | None:
         """Take it if it is free now, else None."""
+        return await self._try()
+
+    async def _try(self, scoped: bool = False) -> Lease | None:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
@@ -178,7 +184,7 @@ class Lock:
             lease = Lease(session, tenure, recipe.on_unsure)
             if not await leases.try_acquire(session, tenure):
                 return None
-        session.holdings.push(recipe.key, lease)
+        session.holdings.push(recipe.key, lease, scoped)
         return lease
 
     async def release(self) -> None:
@@ -189,12 +195,12 @@ class Lock:
 
     async def __aenter__(self) -> Lease:
         leases.refuse_nesting(self._client.session, self._recipe)
-        return self._guard(await self.acquire())
+        return self._guard(await self._take(None, scoped=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease, last = leases.pop_own(self._client.session, self._recipe)
+        lease, last = leases.pop_own(self._client.session, self._recipe, scoped=True)
         if last:
             await lease.__aexit__(kind, error, trace)
 
@@ -223,7 +229,7 @@ class Lock:
         """As ``on_busy`` says; None where the call is to be skipped."""
         if self._recipe.on_busy == "wait":
             return await self.__aenter__()
-        lease = await self.try_acquire()
+        lease = await self._try(scoped=True)
         if lease is None and self._recipe.on_busy == "raise":
             raise AcquireTimeout(f"{self._recipe.turnstile.address} is taken")
         return lease and self._guard(lease)
@@ -382,7 +388,7 @@ class OpenCell:
 
     async def set(self, key: str, value: bytes, create: bool = False) -> bool:
         """Write one entry; with ``create`` only if there is none, False if there is."""
-        return (await self.put(changes=[Change(key, value, create)]))[0]
+        return (await self.put(changes=[cells.entry(key, value, create)]))[0]
 
     async def delete(self, key: str) -> bool:
         """Remove one entry; False if there was none."""

@@ -163,6 +163,9 @@ class Lock:
         """
         if foreign:
             recipes.refuse_words_of_acquire(foreign)
+        return self._take(timeout_s)
+
+    def _take(self, timeout_s: float | None, scoped: bool = False) -> Lease:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
@@ -170,11 +173,14 @@ class Lock:
             tenure = leases.new_tenure(session, recipe)
             lease = Lease(session, tenure, recipe.on_unsure)
             drive(leases.acquire(session, tenure, recipe.strategy, waits_s))
-        session.holdings.push(recipe.key, lease)
+        session.holdings.push(recipe.key, lease, scoped)
         return lease
 
     def try_acquire(self) -> Lease | None:
         """Take it if it is free now, else None."""
+        return self._try()
+
+    def _try(self, scoped: bool = False) -> Lease | None:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
@@ -182,7 +188,7 @@ class Lock:
             lease = Lease(session, tenure, recipe.on_unsure)
             if not drive(leases.try_acquire(session, tenure)):
                 return None
-        session.holdings.push(recipe.key, lease)
+        session.holdings.push(recipe.key, lease, scoped)
         return lease
 
     def release(self) -> None:
@@ -196,26 +202,34 @@ class Lock:
         depth = holdings.depth(key)
         leases.refuse_nesting(self._client.session, self._recipe)
         try:
-            return self.acquire()
+            return self._take(None, scoped=True)
         except BaseException:
             if holdings.depth(key) > depth:  # an interrupt between taking it and entering the body
-                self.release()
+                self._leave()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.release()
+            self._leave()
         except LeaseLost as lost:
             if error is None:
                 raise
             error.add_note(str(lost))
 
+    def _leave(self) -> None:
+        """Give back what the innermost block took."""
+        lease, last = leases.pop_own(self._client.session, self._recipe, scoped=True)
+        if last:
+            lease.release()
+
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate: each call runs under the lock; ``{argument}`` in the name is that call's argument."""
         if inspect.iscoroutinefunction(function):
             raise Misuse(f"{function.__qualname__} is async: use a lock of holdfast.aio, this one would block its loop")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise Misuse(f"{function.__qualname__} is a generator: its body runs after the call; use `with` inside it")
         namer = call_namer(self.name, function)
 
         @functools.wraps(function)
@@ -237,7 +251,7 @@ class Lock:
         """As ``on_busy`` says; None where the call is to be skipped."""
         if self._recipe.on_busy == "wait":
             return self.__enter__()
-        lease = self.try_acquire()
+        lease = self._try(scoped=True)
         if lease is None and self._recipe.on_busy == "raise":
             raise AcquireTimeout(f"{self._recipe.turnstile.address} is taken")
         return lease
@@ -354,7 +368,7 @@ class OpenCell:
 
     def set(self, key: str, value: bytes, create: bool = False) -> bool:
         """Write one entry; with ``create`` only if there is none, False if there is."""
-        return self.put(changes=[Change(key, value, create)])[0]
+        return self.put(changes=[cells.entry(key, value, create)])[0]
 
     def delete(self, key: str) -> bool:
         """Remove one entry; False if there was none."""

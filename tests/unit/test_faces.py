@@ -8,7 +8,8 @@ import gc
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -179,6 +180,52 @@ def test_releasing_a_lease_twice_does_nothing(face: Face) -> None:
     face.run(scenario)
 
 
+def test_a_block_gives_back_what_it_took_though_a_lease_within_was_released_by_its_handle(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        semaphore = hf.semaphore("s", permits=2)
+        async with held(semaphore) as outer:
+            inner = await go(semaphore.acquire())
+            await go(inner.release())
+            assert outer.is_held
+        assert outer.state == "RELEASED"
+        async with held(semaphore) as outer:
+            inner = await go(semaphore.acquire())
+        assert (outer.state, inner.state) == ("RELEASED", "HELD")
+        await go(semaphore.release())
+        assert not hf.engine.stands
+
+    face.run(scenario)
+
+
+def test_a_block_whose_lease_was_released_early_leaves_the_one_around_it_alone(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        semaphore = hf.semaphore("s", permits=2)
+        async with held(semaphore) as outer:
+            async with held(semaphore) as inner:
+                await go(inner.release())
+            assert outer.is_held
+        assert not hf.engine.stands
+
+    face.run(scenario)
+
+
+def test_leases_released_by_their_handles_are_not_kept(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        lock = hf.lock("x")
+        released = []
+        for _ in range(3):
+            lease = await go(lock.acquire())
+            await go(lease.release())
+            released.append(weakref.ref(lease))
+        lease = await go(lock.acquire())
+        gc.collect()
+        assert [one() for one in released] == [None] * 3
+        await go(lock.release())
+        assert lease.state == "RELEASED"
+
+    face.run(scenario)
+
+
 @pytest.mark.parametrize("strategy", [Queue(), Spin(), Poll(0.2), Backoff()])
 def test_every_strategy_takes_and_gives_up(face: Face, strategy: Any) -> None:
     async def scenario(hf: Any) -> None:
@@ -239,6 +286,21 @@ def test_a_decorated_function_runs_under_the_lock_of_its_arguments(face: Face) -
         assert await go(job(User(), part="{odd}")) == ("lock:user:7:{odd}",)
         assert not hf.engine.stands
         assert job.__name__ in ("job", "call")
+
+    face.run(scenario)
+
+
+def test_a_generator_whose_body_would_run_without_the_lock_is_refused(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+
+        async def items_of_a_task() -> AsyncIterator[int]:
+            yield 1
+
+        for function in (items, items_of_a_task):
+            with pytest.raises(Misuse, match="items"):
+                hf.lock("x")(function)
 
     face.run(scenario)
 
@@ -513,6 +575,21 @@ def test_an_earlier_holder_is_refused_from_the_next_ones_open_on(face: Face) -> 
                     refuse()
         with pytest.raises(LeaseLost):
             await go(hf.cell("c").open(first))
+
+    face.run(scenario)
+
+
+def test_an_entry_is_removed_by_delete_and_never_by_a_value_that_is_none(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        lease = await go(hf.lock("x").acquire())
+        cell = await go(hf.cell("c").open(lease))
+        await go(cell.set("k", b"v"))
+        with pytest.raises(Misuse, match="delete"):
+            await go(cell.set("k", None))
+        assert (await go(cell.entries())) == {"k": b"v"}
+        await go(lease.release())
+        with pytest.raises(LeaseLost, match="was released before"):
+            await go(hf.cell("c").open(lease))
 
     face.run(scenario)
 

@@ -35,6 +35,13 @@ def check_cell(session_engine_cells: bool, engine: str, name: str) -> str:
     return check_name(name)
 
 
+def entry(key: str, value: bytes, create: bool) -> Change:
+    """An entry to be written; None, which would delete it, is `Misuse`."""
+    if value is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise Misuse("a cell holds bytes, not None; delete(key) removes an entry")
+    return Change(key, value, create)
+
+
 async def open_cell(session: Session, cell: str, tenure: Tenure) -> Opening:
     """Raise the cell's fence to this lease's token. Raises `StaleToken`, `LeaseLost`, `Misuse`."""
     if tenure.claim.weight < tenure.turnstile.capacity:

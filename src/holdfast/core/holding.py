@@ -10,34 +10,42 @@ from typing import Any
 class Holdings:
     """The leases of one session, per thread or task and per recipe's key, innermost last.
 
+    Each with whether a block opened it (``scoped``): that one stays until the block ends, which gives back its own and
+    not what was taken within. The others are forgotten once they are over, since a lease may be released by its handle.
+
     Kept under the thread or task itself, weakly: when that is gone, so are its leases, and the renewer gives them back.
     """
 
     def __init__(self, actor: Callable[[], Any]) -> None:
         self._actor = actor
-        self._by_actor: weakref.WeakKeyDictionary[Any, dict[str, list[Any]]] = weakref.WeakKeyDictionary()
+        self._by_actor: weakref.WeakKeyDictionary[Any, dict[str, list[tuple[Any, bool]]]] = weakref.WeakKeyDictionary()
 
     def depth(self, key: str) -> int:
-        """How many the running thread or task holds."""
-        return len(self._mine().get(key, ()))
+        """How many blocks the running thread or task is in."""
+        return sum(scoped for _, scoped in self._mine().get(key, ()))
 
     def top(self, key: str) -> Any:
         """The innermost, or None."""
         leases = self._mine().get(key)
-        return leases[-1] if leases else None
+        return leases[-1][0] if leases else None
 
-    def push(self, key: str, lease: Any) -> None:
-        self._mine().setdefault(key, []).append(lease)
-
-    def pop(self, key: str) -> Any:
-        """Take the innermost out. Raises KeyError where there is none."""
+    def push(self, key: str, lease: Any, scoped: bool) -> None:
         held = self._mine()
-        lease = held[key].pop()
-        if not held[key]:
-            del held[key]
-        return lease
+        kept = [one for one in held.get(key, ()) if one[1] or one[0].is_held]
+        held[key] = [*kept, (lease, scoped)]
 
-    def _mine(self) -> dict[str, list[Any]]:
+    def pop(self, key: str, scoped: bool) -> tuple[Any, bool]:
+        """Take out the innermost (the innermost that a block opened, if there is one), and say whether that was the
+        last of this lease. Raises KeyError where there is none."""
+        held = self._mine()
+        leases = held[key]
+        blocks = [at for at, one in enumerate(leases) if one[1]] if scoped else []
+        lease, _ = leases.pop(blocks[-1] if blocks else -1)
+        if not leases:
+            del held[key]
+        return lease, all(one[0] is not lease for one in leases)
+
+    def _mine(self) -> dict[str, list[tuple[Any, bool]]]:
         actor = self._actor()
         held = self._by_actor.get(actor)
         if held is None:

@@ -62,16 +62,16 @@ async def try_acquire(session: Session, tenure: Tenure) -> bool:
     return True
 
 
-def pop_own(session: Session, recipe: Recipe) -> tuple[Any, bool]:
-    """Of the running thread's or task's leases the innermost, and whether it is not held further out as well."""
+def pop_own(session: Session, recipe: Recipe, scoped: bool = False) -> tuple[Any, bool]:
+    """Of the running thread's or task's leases the innermost (``scoped``: that a block opened), and whether it is not
+    held further out as well."""
     try:
-        lease = session.holdings.pop(recipe.key)
+        return session.holdings.pop(recipe.key, scoped)
     except KeyError:
         raise Misuse(
             f"this thread or task holds no {recipe.turnstile.address}; a lease that another took is released "
             "through its own lease.release()"
         ) from None
-    return lease, session.holdings.top(recipe.key) is not lease
 
 
 def refuse_nesting(session: Session, recipe: Recipe) -> None:

@@ -568,4 +568,7 @@ class Session:
 
 
 def lost_message(tenure: Tenure) -> str:
-    return f"the lease on {tenure.turnstile.address} (token {tenure.token}) was lost: {tenure.why}"
+    lease = f"the lease on {tenure.turnstile.address} (token {tenure.token})"
+    if tenure.ended in ("", "lost"):
+        return f"{lease} was lost: {tenure.why}"
+    return f"{lease} was {tenure.ended} before{tenure.why and ': ' + tenure.why}"
