@@ -21,11 +21,11 @@ EXTRAS_bench = all,bench
 NO_SKIPS = $(if $(filter-out 0 false,$(CI)),-p tools.no_skips)
 PYTEST   = $(BIN)/python -m pytest -n 2 --dist loadfile $(NO_SKIPS)
 
-.PHONY: help venv demo test long sanitize servers check bench docs clean
+.PHONY: help venv demo test long sanitize servers check bench bench-placement docs clean
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=/path/to/python  VENV=folder  PYTEST_ARGS='-k fence'"
 
@@ -56,6 +56,9 @@ check: $(VENV)/.ready-check ## style, format and types: ruff, mypy, pyright
 
 bench: $(VENV)/.ready-bench ## measure beside the peers; prints ratios
 	@$(BIN)/python -m bench
+
+bench-placement: $(VENV)/.ready-bench ## placement beside its peers, some minutes; writes docs/measured-placement.md
+	@$(BIN)/python -m bench.placement
 
 docs: $(VENV)/.ready-demo ## see that every link in the docs leads somewhere
 	@$(BIN)/python tools/links.py
