@@ -239,6 +239,14 @@ def test_a_server_that_does_not_serve_is_69_with_how_long_it_was_tried(
     assert not (on_redis.folder / "ran").exists()
 
 
+def test_what_a_client_library_logs_is_not_added_to_the_one_line(on_redis: Commands) -> None:
+    pytest.importorskip("kazoo")
+    done = on_redis.run("status", "--engine", f"zookeeper://127.0.0.1:{free_port()}")
+    assert done.code == 69
+    assert len(done.err.splitlines()) == 2  # the engine, the error
+    assert "no session with ZooKeeper" in done.complaint
+
+
 def test_a_wrong_password_is_said_at_once(on_redis: Commands, redis_server: RedisServer) -> None:
     address = f"127.0.0.1:{redis_server.port}"
     redis_server.command("ACL", "SETUSER", "app", "reset", "on", ">s3cret", "+@all", "~*", "&*")

@@ -165,7 +165,7 @@ def print_summary(summary: Summary) -> None:
         say(f"{summary.job}: nothing to do: no items were given, here or before")
         return
     happened = {"stopped": "given up, since another member's item failed", "failed": "given up, since an item failed"}
-    say(f"{summary.job}: {happened.get(summary.status, summary.status)} after {summary.seconds:.1f} s")
+    say(f"{summary.job}: {happened.get(summary.status, summary.status)} ({summary.seconds:.1f} s)")
     counts = {
         "items": summary.items,
         "done here": summary.done,

@@ -98,7 +98,9 @@ def _prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     warnings = logging.StreamHandler()
     warnings.setFormatter(_OneLine())
-    logging.basicConfig(handlers=[warnings])
+    logging.basicConfig(handlers=[logging.NullHandler()])  # what a client library logs, our errors say
+    logging.getLogger("holdfast.zookeeper.kazoo").disabled = True
+    logging.getLogger("holdfast").addHandler(warnings)
 
 
 class _OneLine(logging.Formatter):
