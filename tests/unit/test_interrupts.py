@@ -317,7 +317,7 @@ class Tracer:
     """
 
     OURS = str(Path(holdfast.__file__).parent)
-    LOOKS_UP = ("__exit__", "release", "session", "pop_own", "pop", "_mine")
+    LOOKS_UP = ("__exit__", "_leave", "release", "session", "pop_own")
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -328,6 +328,7 @@ class Tracer:
         if not code.co_filename.startswith(self.OURS) or "engines" in code.co_filename + caller:
             return None
         looks_up = code.co_name in self.LOOKS_UP and "session.py" not in code.co_filename
+        looks_up = looks_up or code.co_filename.endswith("holding.py")
         if event == "line" and not looks_up:
             self.left -= 1
             if self.left < 0:
