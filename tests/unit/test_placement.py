@@ -552,6 +552,9 @@ def test_data_of_a_newer_release_or_with_a_mistake_is_refused(algorithm: str) ->
     for mistake in mistakes:
         with pytest.raises(Misuse):
             from_dict(data | mistake)
+    for newer in ({"seed": 7}, {"algorithm": "of next year"}, {"nodes": []}):
+        with pytest.raises(Misuse, match="written in version 2; this release reads up to 1"):
+            from_dict({**data, **newer, "version": 2})
     for field in data:
         with pytest.raises(Misuse, match=field):
             from_dict({key: value for key, value in data.items() if key != field})

@@ -68,6 +68,8 @@ def command(
 ) -> None:
     placement = load(given, algorithm=algorithm, points=points, hash=hash)
     down = excluded(placement, exclude)
+    if len(down) == len(placement):
+        raise Misuse("--exclude: every node is excluded")
     if replicas > len(placement) - len(down):
         raise Misuse(f"--replicas {replicas} of {len(placement) - len(down)} nodes: there are not that many")
     if not summary and not as_json:

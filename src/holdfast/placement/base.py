@@ -338,14 +338,10 @@ class Placement(Lookup):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What `to_dict` described. Data of a newer release, or written by hand with a mistake, is refused."""
+        algorithm = told_algorithm(data)
+        if algorithm != cls.algorithm:
+            raise Misuse(f"this algorithm is {algorithm!r}; {cls.__name__} reads {cls.algorithm!r} only")
         fields = _fields(data, "its data", "version", "algorithm", "hash", "nodes", *cls.options, *cls.history)
-        version = fields["version"]
-        if not is_whole(version) or version < 1:
-            raise Misuse(f"the version of a placement's data is a whole number from 1, not {version!r}")
-        if version > VERSION:
-            raise Misuse(f"this was written in version {version}; this release reads up to {VERSION}: upgrade it")
-        if fields["algorithm"] != cls.algorithm:
-            raise Misuse(f"this algorithm is {fields['algorithm']!r}; {cls.__name__} reads {cls.algorithm!r} only")
         nodes: dict[str, Node] = {}
         for name, value in _mapping(fields["nodes"], "nodes in its data").items():
             node = _fields(value, f"node {name!r}", "weight", optional="zone")
@@ -408,6 +404,19 @@ class Placement(Lookup):
             return table.state.nodes[name]  # type: ignore[no-any-return]
         except (KeyError, TypeError):
             raise Misuse(f"there is no node {name!r} here") from None
+
+
+def told_algorithm(data: object) -> object:
+    """Whose data this is. The version is looked at first: what a newer release wrote may have any other fields."""
+    fields = _mapping(data, "its data")
+    version = fields.get("version", VERSION)  # that one is missing is told with all others that are
+    if not is_whole(version) or version < 1:
+        raise Misuse(f"the version of a placement's data is a whole number from 1, not {version!r}")
+    if version > VERSION:
+        raise Misuse(f"this was written in version {version}; this release reads up to {VERSION}: upgrade it")
+    if "algorithm" not in fields:
+        raise Misuse("its data lacks algorithm")
+    return fields["algorithm"]
 
 
 def scores_of(

@@ -148,38 +148,39 @@ def read_toml(text: Text) -> Described:
     written = data.pop("nodes")
     nodes: dict[str, Node] = {}
     if isinstance(written, list):
-        start = _find(text.text, "nodes")
+        start = _find_key(text.text, "nodes")
         for name in cast(list[object], written):
             if not isinstance(name, str):
                 text.wrong(start, f"a node's name is text, not {name!r}")
             _add(text, nodes, name, Node(), _find(text.text, name, start, nth=name in nodes))
     elif isinstance(written, dict):
+        table = _find_key(text.text, "nodes")
         for name, value in cast(dict[str, Any], written).items():
-            _add(text, nodes, name, _node_of_toml(text, name, value), _find(text.text, name))
+            start = _find_key(text.text, name, table)
+            _add(text, nodes, name, _node_of_toml(text, name, value, start), start)
     else:
-        text.wrong(_find(text.text, "nodes"), f"nodes is a list of names or a table, not {written!r}")
+        text.wrong(_find_key(text.text, "nodes"), f"nodes is a list of names or a table, not {written!r}")
     if not nodes:
-        text.wrong(_find(text.text, "nodes"), "there are no nodes")
+        text.wrong(_find_key(text.text, "nodes"), "there are no nodes")
     for option, value in data.items():
         _check_option(text, data.get("algorithm", "ring"), option, value)
     return Described(nodes, data)
 
 
-def _node_of_toml(text: Text, name: str, value: Any) -> Node:
-    at = _find(text.text, name)
+def _node_of_toml(text: Text, name: str, value: Any, at: int | None) -> Node:
     if not isinstance(value, dict):
         return Node(_toml_weight(text, name, value, at))
     fields = cast(dict[str, Any], value)
     for field in fields:
         if field not in ("weight", "zone"):
             hint = f' (a name with dots is quoted: "{name}.{field}")' if isinstance(fields[field], dict) else ""
-            text.wrong(_find(text.text, field, at), f"a node has weight and zone, not {field!r}{hint}")
+            text.wrong(_find_key(text.text, field, at), f"a node has weight and zone, not {field!r}{hint}")
     weight = 1.0
     if "weight" in fields:
-        weight = _toml_weight(text, name, fields["weight"], _find(text.text, "weight", at))
+        weight = _toml_weight(text, name, fields["weight"], _find_key(text.text, "weight", at))
     zone = fields.get("zone")
     if zone is not None:
-        _check_zone(text, zone, _find(text.text, "zone", at))
+        _check_zone(text, zone, _find_key(text.text, "zone", at))
     return Node(weight, zone)
 
 
@@ -209,13 +210,13 @@ def _check_zone(text: Text, zone: object, at: int | None) -> None:
 def _check_option(text: Text, algorithm: object, option: str, value: object) -> None:
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
-        text.wrong(_find(text.text, "algorithm"), f"no algorithm is called {algorithm!r}; known: {known}")
+        text.wrong(_find_key(text.text, "algorithm"), f"no algorithm is called {algorithm!r}; known: {known}")
     allowed = ("nodes", "algorithm", "hash", *ALGORITHMS[algorithm].options)
     if option not in allowed:
         told = f"{option!r} is unknown; with the algorithm {algorithm} there are {', '.join(allowed)}"
-        text.wrong(_find(text.text, option), told)
+        text.wrong(_find_key(text.text, option), told)
     if isinstance(value, dict | list):
-        text.wrong(_find(text.text, option), f"{option} is one value, not {value!r}")
+        text.wrong(_find_key(text.text, option), f"{option} is one value, not {value!r}")
 
 
 def _add(text: Text, nodes: dict[str, Node], name: str, node: Node, at: int | None) -> None:
@@ -228,11 +229,16 @@ def _add(text: Text, nodes: dict[str, Node], name: str, node: Node, at: int | No
     nodes[name] = node
 
 
-def _find(text: str, word: str, start: int | None = 0, nth: int = 0) -> int | None:
+def _find_key(text: str, key: str, after: int | None = None) -> int | None:
+    """Where ``key`` stands as a key of TOML behind that index: a node may be called as a zone is, or an option."""
+    return _find(text, key, 0 if after is None else after + 1, behind=r"""(?=["']?[ \t]*[=.\]])""")
+
+
+def _find(text: str, word: str, start: int | None = 0, nth: int = 0, behind: str = "") -> int | None:
     """Where ``word`` stands as a key or a string of TOML, comments left aside. (tomllib does not tell.)"""
     masked = re.sub(r"(?m)(?<!\S)#.*$", lambda found: " " * len(found[0]), text)
     pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])" if word else "\"\"|''"
-    found = list(re.compile(pattern).finditer(masked, start or 0))
+    found = list(re.compile(pattern + behind).finditer(masked, start or 0))
     return found[nth].start() if nth < len(found) else None
 
 

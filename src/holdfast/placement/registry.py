@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Misuse
 from .anchor import Anchor
-from .base import Node, Placement
+from .base import Node, Placement, told_algorithm
 from .choose import Choose
 from .jump import Jump
 from .maglev import Maglev
@@ -32,11 +32,7 @@ def make(algorithm: str, nodes: Iterable[str] | Mapping[str, float | Node] = (),
 
 def from_dict(data: Mapping[str, Any]) -> Placement:
     """What the `to_dict` of any placement described."""
-    if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise Misuse(f"its data is a mapping, not {type(data).__name__}")
-    if "algorithm" not in data:
-        raise Misuse("its data lacks algorithm")
-    return _named(data["algorithm"]).from_dict(data)
+    return _named(told_algorithm(data)).from_dict(data)
 
 
 def _named(algorithm: object) -> type[Placement]:
