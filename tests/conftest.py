@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer
 
 settings.register_profile("patient", deadline=None)  # that a machine is busy is no failure
 settings.load_profile("patient")
+
+# Whoever started us may ignore some (nohup, a shell's &), and what we start would inherit that.
+for one in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+    if hasattr(signal, one) and signal.getsignal(getattr(signal, one)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, one), signal.default_int_handler if one == "SIGINT" else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
