@@ -18,6 +18,7 @@ from .. import model
 from ..contract import TOMBSTONE_S, Deliver
 from ..errors import HoldfastError, Misuse, Unavailable
 from ..model import Signal, Turnstile
+from .zookeeper_kazoo import abandon, kick, new_client
 from .zookeeper_queue import Node, node_name
 from .zookeeper_target import Target, ttl_within
 from .zookeeper_wire import (
@@ -29,8 +30,6 @@ from .zookeeper_wire import (
     Sync,
     checked,
     exceptions,
-    kick,
-    new_client,
     refused,
     send,
     states,
@@ -52,8 +51,8 @@ MANY = 4096
 class Place:
     """A claim that our session made."""
 
-    __slots__ = ("admitted", "claim_id", "home", "leaving", "looking", "path", "settled", "token", "turnstile",
-                 "wanted", "watched", "weight")  # fmt: skip
+    __slots__ = ("admitted", "claim_id", "heir_of", "home", "leaving", "looking", "path", "queued", "settled", "token",
+                 "turnstile", "wanted", "watched", "weight")  # fmt: skip
 
     def __init__(self, turnstile: Turnstile, claim_id: str, weight: int, home: str, path: str, token: int) -> None:
         self.turnstile = turnstile
@@ -64,10 +63,12 @@ class Place:
         self.token = token
         self.settled = False  # an enter was answered: it stays
         self.admitted = False
+        self.queued = False  # it had to wait, so others may be behind it
         self.wanted = False
         self.leaving = False  # its deletion was sent, and not confirmed
         self.looking = False  # a listing is under way that will say where it stands
         self.watched: set[str] = set()
+        self.heir_of = ""  # the claim just ahead, where its place is enough for us
 
     @property
     def name(self) -> str:
@@ -320,12 +321,8 @@ class Desk:
 
     def abandon(self) -> None:
         """In a forked child: close its copies of the sockets, which says nothing to the server, and start afresh."""
-        client = self.client
-        if client is not None:
-            connection = client._connection
-            for sock in (connection._socket, connection._read_sock, connection._write_sock):
-                if sock is not None:
-                    sock.close()
+        if self.client is not None:
+            abandon(self.client)
         self.start()
 
 

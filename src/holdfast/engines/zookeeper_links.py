@@ -26,39 +26,40 @@ from .zookeeper_wire import READS
 T = TypeVar("T")
 
 
+def writes(asked: Sequence[Any]) -> bool:
+    return any(type(one) not in READS for one in asked)
+
+
 class Talks:
     """Several talks side by side, in rounds."""
 
     def __init__(self, link: Link, requests: Sequence[Request[Any]]) -> None:
         self.outcomes: list[Any] = [None] * len(requests)
+        self.asked: list[Any] = []
+        """What is asked next, of all of them; nothing once all have ended."""
+        self._talks = [request.body(link) for request in requests]
         self._wrote = [False] * len(requests)
-        self._talks = {i: request.body(link) for i, request in enumerate(requests)}
-        self._asked: dict[int, Sequence[Any]] = {}
-        self._advance(dict.fromkeys(self._talks))
-
-    @property
-    def questions(self) -> list[Any]:
-        """What is asked next; nothing once all have ended."""
-        return [question for asked in self._asked.values() for question in asked]
+        self._shares: list[tuple[int, int]] = []  # which talk asked how much of it
+        self._advance([(i, None) for i in range(len(requests))])
 
     def hear(self, replies: list[Any]) -> None:
-        answers: dict[int, list[Any] | None] = {}
+        answers: list[tuple[int, list[Any] | None]] = []
         at = 0
-        for i, asked in self._asked.items():
-            answers[i] = replies[at : at + len(asked)]
-            at += len(asked)
+        for i, count in self._shares:
+            answers.append((i, replies[at : at + count]))
+            at += count
         self._advance(answers)
 
-    def fail(self, text: str) -> None:
-        """No replies came."""
-        for i in self._asked:
-            self.outcomes[i] = OutcomeUnknown(text) if self._wrote[i] else Unavailable(text)
+    def fail(self, error: Callable[[bool], HoldfastError]) -> None:
+        """No replies came; ``error`` takes whether something may have been written."""
+        for i, _ in self._shares:
+            self.outcomes[i] = error(self._wrote[i])
             self._talks[i].close()
-        self._asked = {}
+        self.asked = []
 
-    def _advance(self, answers: dict[int, list[Any] | None]) -> None:
-        self._asked = {}
-        for i, answer in answers.items():
+    def _advance(self, answers: list[tuple[int, list[Any] | None]]) -> None:
+        self.asked, self._shares = [], []
+        for i, answer in answers:
             try:
                 asked = self._talks[i].send(answer)
             except StopIteration as end:
@@ -66,8 +67,9 @@ class Talks:
             except HoldfastError as error:
                 self.outcomes[i] = error
             else:
-                self._asked[i] = asked
-                self._wrote[i] = self._wrote[i] or any(not isinstance(one, READS) for one in asked)
+                self.asked += asked
+                self._shares.append((i, len(asked)))
+                self._wrote[i] = self._wrote[i] or writes(asked)
 
 
 class Link:
@@ -112,18 +114,31 @@ class Link:
         self.desk.abandon()
         self.desk.events = self.vigil.resume
 
-    def _late(self, timeout_s: float) -> str:
-        return f"no answer from ZooKeeper at {self.desk.target.where} within {timeout_s:.1f} s"
+    def _late(self, timeout_s: float, wrote: bool) -> HoldfastError:
+        text = f"no answer from ZooKeeper at {self.desk.target.where} within {timeout_s:.1f} s"
+        return OutcomeUnknown(text) if wrote else Unavailable(text)
 
 
 class BlockingZooKeeperLink(Link):
     """Calls from any thread, all over one connection."""
 
     def call(self, request: Request[T], timeout_s: float) -> T:
-        (outcome,) = self.call_many([request], timeout_s)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        until = time.monotonic() + timeout_s
+        if not self.desk.ready.is_set() and (trouble := self._wait_ready(timeout_s)):
+            raise trouble
+        talk = request.body(self)
+        wrote = False
+        try:
+            asked = next(talk)
+            while True:
+                wrote = wrote or writes(asked)
+                replies = self._exchange(asked, until)
+                if replies is None:
+                    talk.close()
+                    raise self._late(timeout_s, wrote)
+                asked = talk.send(replies)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         if not requests:
@@ -132,23 +147,30 @@ class BlockingZooKeeperLink(Link):
         if not self.desk.ready.is_set() and (trouble := self._wait_ready(timeout_s)):
             return [trouble] * len(requests)
         talks = Talks(self, requests)
-        while questions := talks.questions:
-            arrived = threading.Lock()
-            arrived.acquire()
-            replies: list[Any] = []
-
-            def heard(all_of_them: list[Any], replies: list[Any] = replies, arrived: Any = arrived) -> None:
-                replies.extend(all_of_them)
-                arrived.release()
-
-            sent_at = time.monotonic()
-            self.desk.exchange(questions, heard)
-            if arrived.acquire(timeout=max(0.001, until - sent_at)):
-                talks.hear(replies)
+        while asked := talks.asked:
+            replies = self._exchange(asked, until)
+            if replies is None:
+                talks.fail(functools.partial(self._late, timeout_s))
             else:
-                self.desk.silent_since(sent_at)
-                talks.fail(self._late(timeout_s))
+                talks.hear(replies)
         return talks.outcomes
+
+    def _exchange(self, asked: Sequence[Any], until: float) -> list[Any] | None:
+        """None where the replies do not come in time."""
+        arrived = threading.Lock()
+        arrived.acquire()
+        heard: list[list[Any]] = []
+
+        def done(replies: list[Any]) -> None:
+            heard.append(replies)
+            arrived.release()
+
+        sent_at = time.monotonic()
+        self.desk.exchange(asked, done)
+        if arrived.acquire(timeout=max(0.001, until - sent_at)):
+            return heard[0]
+        self.desk.silent_since(sent_at)
+        return None
 
     def _wait_ready(self, timeout_s: float) -> HoldfastError | None:
         known = threading.Event()
@@ -199,16 +221,16 @@ class AsyncZooKeeperLink(Link):
         if not self.desk.ready.is_set() and (trouble := await self._wait_ready(timeout_s)):
             return [trouble] * len(requests)
         talks = Talks(self, requests)
-        while questions := talks.questions:
+        while asked := talks.asked:
             replies: asyncio.Future[list[Any]] = self._loop.create_future()
             sent_at = time.monotonic()
-            self.desk.exchange(questions, functools.partial(self._on_loop, _fulfil, replies))
+            self.desk.exchange(asked, functools.partial(self._on_loop, _fulfil, replies))
             try:
                 async with asyncio.timeout_at(until):
                     talks.hear(await replies)
             except TimeoutError:
                 self.desk.silent_since(sent_at)
-                talks.fail(self._late(timeout_s))
+                talks.fail(functools.partial(self._late, timeout_s))
         return talks.outcomes
 
     async def _wait_ready(self, timeout_s: float) -> HoldfastError | None:

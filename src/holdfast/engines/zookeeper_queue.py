@@ -28,7 +28,8 @@ _NEVER_FITS = UNBOUNDED + 1
 @lru_cache(maxsize=1 << 14)
 def node_name(text: str) -> str:
     """Any text as one part of a path."""
-    return quote(text, safe=":@+,=~").replace(".", "%2E")
+    name = quote(text, safe=":@+,=~")
+    return name if name.strip(".") else name.replace(".", "%2E")
 
 
 class Node(NamedTuple):
@@ -57,73 +58,92 @@ def want_name(node: Node) -> str:
 
 
 class Queue:
-    """The live claims in order. ``strays`` are nodes that count for nothing: whoever sees them may delete them."""
+    """The live claims in order. ``strays`` are nodes that count for nothing: whoever sees them may delete them.
 
-    __slots__ = ("_wanted", "buried", "names", "nodes", "strays")
+    Made at each turn of each waiter, so of most claims no more is read than their order.
+    """
+
+    __slots__ = ("_buried", "_fields", "_wanted", "names", "strays")
 
     def __init__(self, children: Iterable[str] = ()) -> None:
-        found: list[Node] = []
-        self.buried: dict[str, bool] = {}
+        found: list[tuple[int, str, list[str]]] = []
+        self._buried: dict[str, bool] = {}
         marks: list[tuple[int, str]] = []
         for child in children:
             kind = child[:3]
+            fields = child.split("!")
             if kind == _CLAIM:
-                _, capacity, weight, announces, id, sequence = child.split("!")
-                found.append(Node(child, int(sequence), unquote(id), int(weight), int(capacity), announces == "a"))
+                found.append((int(fields[5]), child, fields))
             elif kind == _TOMB:
-                _, stood, id = child.split("!")
-                self.buried[unquote(id)] = stood == "1"
+                self._buried[fields[2]] = fields[1] == "1"
             elif kind == _WANT:
-                marks.append((int(child[3:]), child))
+                marks.append((int(fields[1]), child))
             else:
                 raise Misuse(
                     f"a node {child!r} is stored here and this release knows layout {LAYOUT}: let all users of this "
                     "ZooKeeper run the same release of holdfast"
                 )
-        if len(found) > 1:
-            base = found[0].sequence
-            found.sort(key=lambda node: _after(base, node.sequence))
-        self.nodes: list[Node] = []
+        found.sort()
+        if found and found[-1][0] - found[0][0] >= _HALF:  # the numbers have wrapped
+            found.sort(key=lambda one: _after(found[0][0], one[0]))
+        self._fields: list[list[str]] = []
         self.names: dict[str, int] = {}  # where each stands
         self.strays: list[str] = []
         ids: set[str] = set()
-        for node in found:
-            if node.id in ids or node.id in self.buried:  # a copy of its creation that came late
-                self.strays.append(node.name)
+        for _, name, fields in found:
+            if fields[4] in ids or fields[4] in self._buried:  # a copy of its creation that came late
+                self.strays.append(name)
                 continue
-            ids.add(node.id)
-            self.names[node.name] = len(self.nodes)
-            self.nodes.append(node)
+            ids.add(fields[4])
+            self.names[name] = len(self._fields)
+            self._fields.append(fields)
         self._wanted: int | None = None
         for mark, name in marks:
-            if not self.nodes or _after(mark, self.nodes[0].sequence) > 0:  # whom it wanted is gone
+            if not self._fields or _after(mark, int(self._fields[0][5])) > 0:  # whom it wanted is gone
                 self.strays.append(name)
             elif self._wanted is None or _after(self._wanted, mark) > 0:
                 self._wanted = mark
 
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def node(self, place: int) -> Node:
+        _, capacity, weight, announces, id, sequence = self._fields[place]
+        name = "!".join(self._fields[place])
+        return Node(name, int(sequence), unquote(id), int(weight), int(capacity), announces == "a")
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [self.node(place) for place in range(len(self))]
+
     @property
     def capacity(self) -> int:
         """As the first claim says; 0 where there is none."""
-        return self.nodes[0].capacity if self.nodes else 0
+        return int(self._fields[0][1]) if self._fields else 0
 
     def find(self, claim_id: str) -> Node | None:
-        return next((node for node in self.nodes if node.id == claim_id), None)
+        id = node_name(claim_id)
+        return next((self.node(place) for place, fields in enumerate(self._fields) if fields[4] == id), None)
+
+    def buried(self, claim_id: str) -> bool | None:
+        """Whether it had stood when it was given up; None if it was not."""
+        return self._buried.get(node_name(claim_id)) if self._buried else None
 
     @property
     def admitted(self) -> int:
         """How many from the head on are admitted."""
-        return rule.admitted(map(self._weight, self.nodes), self.capacity)
+        return rule.admitted(map(self._weight, self._fields), self.capacity)
 
     def fits(self, weight: int) -> bool:
         """Whether a new claim would be admitted at once."""
-        return not self.nodes or sum(map(self._weight, self.nodes)) + weight <= self.capacity
+        return not self._fields or sum(map(self._weight, self._fields)) + weight <= self.capacity
 
     def is_admitted(self, name: str) -> bool:
         return self.names[name] < self.admitted
 
     def is_wanted(self, name: str) -> bool:
         """Whether somebody waits for what this admitted claim keeps, or was refused because of it."""
-        return self.admitted < len(self.nodes) or self.is_marked(self.nodes[self.names[name]])
+        return self.admitted < len(self) or self.is_marked(self.node(self.names[name]))
 
     def is_marked(self, node: Node) -> bool:
         return self._wanted is not None and _after(node.sequence, self._wanted) >= 0
@@ -131,13 +151,20 @@ class Queue:
     def blockers(self, name: str) -> list[str]:
         """The shortest run just ahead that keeps this one out: until one of those goes, it need not look."""
         place = self.names[name]
-        node = self.nodes[place]
-        count = rule.blockers([self._weight(one) for one in self.nodes[:place]], node.weight, self.capacity)
-        return [one.name for one in self.nodes[place - count : place]]
+        ahead = [self._weight(fields) for fields in self._fields[:place]]
+        count = rule.blockers(ahead, self._weight(self._fields[place]), self.capacity)
+        return ["!".join(fields) for fields in self._fields[place - count : place]]
 
-    def _weight(self, node: Node) -> int:
+    def bequeather(self, name: str) -> str:
+        """The claim just ahead, if that one's room is enough for this one: once it was admitted and leaves, this is."""
+        place = self.names[name]
+        if not place or self._weight(self._fields[place]) > self._weight(self._fields[place - 1]):
+            return ""
+        return "!".join(self._fields[place - 1])
+
+    def _weight(self, fields: list[str]) -> int:
         """One that came with another capacity is refused as soon as it looks; until then nobody passes it."""
-        return node.weight if node.capacity == self.nodes[0].capacity else _NEVER_FITS
+        return int(fields[2]) if fields[1] == self._fields[0][1] else _NEVER_FITS
 
 
 def _after(one: int, other: int) -> int:

@@ -11,6 +11,7 @@ import base64
 import json
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..core import turnstile as rule
@@ -32,6 +33,7 @@ from .zookeeper_wire import (
     GetData,
     NodeExistsError,
     NoNodeError,
+    SetData,
     Transaction,
     steps_of,
 )
@@ -60,7 +62,7 @@ class Turnstiles:
                 continue
             if place is None and (nowait or (turnstile.address, claim.id) in desk.doubtful):
                 queue = yield from self._listing(desk.home(turnstile.address))
-                if claim.id in queue.buried:
+                if queue.buried(claim.id) is not None:
                     return Standing(State.BURIED)
                 if found := queue.find(claim.id):
                     place = yield from self._adopt(turnstile, found)
@@ -79,7 +81,7 @@ class Turnstiles:
         raise Unavailable(f"{turnstile.address} changed {TRIES} times while {claim.id} entered it")
 
     def _may_try(self, turnstile: Turnstile, claim: Claim, queue: Queue) -> Talk[bool]:
-        if queue.nodes:
+        if len(queue):
             rule.check_capacity(turnstile, queue.capacity)
         if queue.fits(claim.weight):
             return True
@@ -91,7 +93,12 @@ class Turnstiles:
         desk, home = self.desk, self.desk.home(turnstile.address)
         acl = desk.target.acl
         desk.doubtful.add((turnstile.address, claim.id))
-        node = Create2(f"{home}/{claim_prefix(turnstile, claim)}", _data(claim), acl, EPHEMERAL | SEQUENTIAL)
+        node = Create2(
+            f"{home}/{claim_prefix(turnstile, claim)}",
+            _data(claim.owner, claim.ttl_s, claim.payload),
+            acl,
+            EPHEMERAL | SEQUENTIAL,
+        )
         requests = [node, GetChildren(home, None)]
         if not desk.remember_home(home):
             requests.insert(0, CreateContainer(home, b"", acl, CONTAINER))
@@ -108,7 +115,7 @@ class Turnstiles:
     def _settle(self, place: Place, queue: Queue, nowait: bool) -> Talk[Standing | None]:
         """Where this node stands, or what becomes of it; None to begin again."""
         claim_id = place.claim_id
-        if claim_id in queue.buried:
+        if queue.buried(claim_id) is not None:
             yield from self._delete(place)
             return Standing(State.BURIED)
         if place.name not in queue.names:  # evicted; or it is the younger of two of one id
@@ -149,17 +156,31 @@ class Turnstiles:
     def _delete(self, place: Place) -> Talk[bool]:
         """True if it stood. Where the reply is lost, a second call knows that a first one was sent."""
         before, place.leaving = place.leaving, True
-        (reply,) = yield [Delete(place.path, -1)]
-        if not isinstance(reply, NoNodeError):
-            self.desk.checked(reply)
+        (reply,) = yield [self.parting(place)]
+        steps = steps_of(reply)
+        gone = isinstance(steps[0], NoNodeError)
+        if not gone:
+            for one in steps:
+                self.desk.checked(one)
         self.desk.drop(place)
-        return before or reply is True
+        return before or not gone
+
+    def parting(self, place: Place) -> Any:
+        """The request that deletes a node.
+
+        Where a queue is to be expected behind an admitted claim, its data is changed in the same breath. Who watches it
+        is told of that alone, and knows by it that nobody was ahead who could keep him out: no listing has to say so.
+        """
+        delete = Delete(place.path, -1)
+        if not (place.admitted and place.queued):
+            return delete
+        return Transaction([SetData(place.path, b"", -1), delete])
 
     def _want(self, home: str, queue: Queue) -> Talk[None]:
         """Let those who hold it know that somebody asked, once."""
-        holders = queue.nodes[: queue.admitted]
-        if holders and not queue.is_marked(holders[-1]):
-            mark = Create2(f"{home}/{want_name(holders[-1])}", b"", self.desk.target.acl, EPHEMERAL)
+        admitted = queue.admitted
+        if admitted and not queue.is_marked(queue.node(admitted - 1)):
+            mark = Create2(f"{home}/{want_name(queue.node(admitted - 1))}", b"", self.desk.target.acl, EPHEMERAL)
             (reply,) = yield [mark]
             if not isinstance(reply, (NodeExistsError, NoNodeError)):
                 self.desk.checked(reply)
@@ -188,8 +209,8 @@ class Turnstiles:
             return True
         for _ in range(TRIES):
             queue = yield from self._listing(home)
-            if claim_id in queue.buried:
-                return queue.buried[claim_id]
+            if (stood := queue.buried(claim_id)) is not None:
+                return stood
             found = queue.find(claim_id)
             left = left or found is not None
             if (yield from self._bury(home, claim_id, found, left)):
@@ -272,7 +293,8 @@ class Turnstiles:
     def look(self, turnstile: Turnstile) -> Talk[Snapshot]:
         desk, home = self.desk, self.desk.home(turnstile.address)
         queue = yield from self._listing(home)
-        paths = [f"{home}/{node.name}" for node in queue.nodes]
+        nodes = queue.nodes
+        paths = [f"{home}/{node.name}" for node in nodes]
         unknown = [path for path in paths if path not in desk.contents]
         replies = (yield [GetData(path, None) for path in unknown]) if unknown else []
         if len(desk.contents) + len(unknown) > MANY:
@@ -284,7 +306,7 @@ class Turnstiles:
         admitted, now = queue.admitted, time.time()
         views = [
             _view(node, position < admitted, found[path], now)
-            for position, (node, path) in enumerate(zip(queue.nodes, paths, strict=True))
+            for position, (node, path) in enumerate(zip(nodes, paths, strict=True))
             if path in found
         ]
         return Snapshot(turnstile.kind, turnstile.name, queue.capacity, tuple(views))
@@ -300,15 +322,15 @@ class Turnstiles:
             batch = addresses[start : start + LISTED_AT_ONCE]
             replies = yield [GetChildren(desk.home(address), None) for address in batch]
             for address, reply in zip(batch, replies, strict=True):
-                if (queue := self._queue(reply)).nodes:
+                if len(queue := self._queue(reply)):
                     kind, _, name = address.partition(":")
-                    standing.append(Turnstile(kind, name, queue.capacity, queue.nodes[0].announces))
+                    standing.append(Turnstile(kind, name, queue.capacity, queue.node(0).announces))
         return standing
 
 
-def _data(claim: Claim) -> bytes:
-    payload = base64.b64encode(claim.payload).decode()
-    return json.dumps({"owner": claim.owner, "ttl_s": claim.ttl_s, "payload": payload}).encode()
+@lru_cache(maxsize=256)
+def _data(owner: str, ttl_s: float, payload: bytes) -> bytes:
+    return json.dumps({"owner": owner, "ttl_s": ttl_s, "payload": base64.b64encode(payload).decode()}).encode()
 
 
 def _view(node: Node, admitted: bool, content: Any, now: float) -> ClaimView:

@@ -31,6 +31,8 @@ class Vigil:
 
     def keep_watch(self, place: Place, queue: Queue) -> None:
         """See to it that this waiting claim is told when it is admitted."""
+        place.queued = True
+        place.heir_of = queue.bequeather(place.name)
         for name in queue.blockers(place.name):
             if name not in place.watched:
                 place.watched.add(name)
@@ -43,7 +45,12 @@ class Vigil:
             self._went(place, name)
 
     def _fired(self, place: Place, name: str, event: Any) -> None:
-        if event.type != states.EventType.NONE:  # of a broken connection: `resume` looks
+        if event.type == states.EventType.NONE:  # the connection broke: `resume` looks
+            return
+        if event.type == states.EventType.CHANGED and name == place.heir_of:  # see `Turnstiles.parting`
+            if not place.admitted and self._desk.is_kept(place):
+                self._admit(place)
+        else:
             self._went(place, name)
 
     def _went(self, place: Place, name: str) -> None:
@@ -60,18 +67,21 @@ class Vigil:
     def _looked(self, place: Place, replies: list[Any]) -> None:
         place.looking = False
         queue = self._queue(replies[0])
-        if queue is None or not self._desk.is_kept(place):
+        if queue is None or place.admitted or not self._desk.is_kept(place):
             return
         if place.name not in queue.names:
             self._gone(place)
         elif queue.is_admitted(place.name):
-            place.admitted = True
-            self._desk.tell(Signal(model.ADMITTED, place.claim_id))
+            self._admit(place)
             if place.wanted or queue.is_wanted(place.name):
                 place.wanted = True
                 self._desk.tell(Signal(model.WANTED, place.claim_id))
         else:
             self.keep_watch(place, queue)
+
+    def _admit(self, place: Place) -> None:
+        place.admitted = True
+        self._desk.tell(Signal(model.ADMITTED, place.claim_id))
 
     def _gone(self, place: Place) -> None:
         self._desk.drop(place)

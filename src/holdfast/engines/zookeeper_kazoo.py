@@ -1,0 +1,230 @@
+"""kazoo, made lean: the same client, with a handler and a connection of ours.
+
+Its stock handler passes every reply through two more threads, polls before each read and write, reads each reply in two
+pieces and writes each request by itself. Nothing that we do when a reply or an event comes ever blocks, so here all of
+it is done on the connection's own thread, and what was asked together is written at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, ClassVar
+
+from .zookeeper_target import Target
+
+# kazoo has no types
+_client: Any = import_module("kazoo.client")
+_connection: Any = import_module("kazoo.protocol.connection")
+_retry: Any = import_module("kazoo.retry")
+_serialization: Any = import_module("kazoo.protocol.serialization")
+_threading: Any = import_module("kazoo.handlers.threading")
+
+CLOSED_STATES = _client.CLOSED_STATES
+
+log = logging.getLogger("holdfast.zookeeper")
+
+CONNECT_S = 2.0
+"""How long one host has to accept a connection: the next one is tried while the session lives."""
+
+_HAS_POLL = hasattr(select, "poll")  # Windows has none
+
+
+class Slot:
+    """Where one reply is put."""
+
+    __slots__ = ("_index", "_put")
+
+    def __init__(self, put: Callable[[int, Any], None], index: int) -> None:
+        self._put = put
+        self._index = index
+
+    def set(self, value: Any = None) -> None:
+        self._put(self._index, value)
+
+    set_exception = set
+
+
+class _Buffered:
+    """A non-blocking socket that reads as much as there is; like one of TLS it says what is `pending`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._read = b""
+        self._at = 0
+        self.fileno, self.setblocking, self.getpeername = sock.fileno, sock.setblocking, sock.getpeername
+        self.send, self.close = sock.send, sock.close
+
+    def pending(self) -> int:
+        return len(self._read) - self._at
+
+    def recv(self, count: int) -> bytes:
+        if self._at >= len(self._read):
+            self._read, self._at = self.sock.recv(1 << 16), 0
+        piece = self._read[self._at : self._at + count]
+        self._at += len(piece)
+        return piece
+
+    def frame(self) -> bytes | None:
+        """The next message, if all of it has come."""
+        if self._at >= len(self._read):
+            self._read, self._at = self.sock.recv(1 << 16), 0
+        if len(self._read) - self._at < 4:
+            return None
+        (size,) = struct.unpack_from(">i", self._read, self._at)
+        end = self._at + 4 + size
+        if len(self._read) < end:
+            return None
+        frame = self._read[self._at + 4 : end]
+        self._at = end
+        return frame
+
+
+class _Inline:
+    """A queue of work that is done as it is put in."""
+
+    def put(self, work: Callable[[], None]) -> None:
+        work()
+
+
+class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
+    """One thread, the connection's."""
+
+    queue_impl: ClassVar[Any] = _Inline
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._running = True
+
+    def stop(self) -> None:
+        self._running = False
+
+    def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> threading.Thread:
+        self.thread = threading.Thread(target=func, args=args, kwargs=kwargs, name="holdfast-zookeeper", daemon=True)
+        self.thread.start()
+        return self.thread
+
+    def dispatch_callback(self, callback: Any) -> None:
+        try:
+            callback.func(*callback.args)
+        except Exception:
+            log.exception("a watcher failed")
+
+    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["timeout"] = min(kwargs.get("timeout") or CONNECT_S, CONNECT_S)
+        base: Any = super()
+        sock: Any = base.create_connection(*args, **kwargs)
+        return _Buffered(sock) if type(sock) is socket.socket and _HAS_POLL else sock
+
+    def select(self, reads: Any, writes: Any, excepts: Any, timeout: float | None = None) -> Any:
+        if not _HAS_POLL:
+            base: Any = super()
+            return base.select(reads, writes, excepts, timeout)
+        for one in reads:
+            if type(one) is _Buffered and one.pending():
+                return [one], [], []
+        poller, of = select.poll(), dict[int, Any]()
+        for some, event in ((reads, select.POLLIN), (writes, select.POLLOUT)):
+            for one in some:
+                poller.register(one, event)
+                of[one.fileno()] = one
+        ready = [of[fd] for fd, _ in poller.poll(None if timeout is None else max(0.0, timeout * 1000))]
+        return [one for one in reads if one in ready], [one for one in writes if one in ready], []
+
+
+class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
+    """kazoo's, which writes all that is queued at once, and keeps how long a session the server granted."""
+
+    granted_s = 0.0
+    client: Any
+    _socket: Any
+    _read_sock: Any
+    _xid: int
+
+    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        base: Any = super()
+        result: Any = base._invoke(timeout, request, xid)
+        if isinstance(request, _serialization.Connect):
+            self.granted_s = result[0].time_out / 1000
+        return result
+
+    def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
+        queue, pending = self.client._queue, self.client._pending
+        frames: list[bytes] = []
+        while queue and type(queue[0][1]) is Slot:
+            request, slot = queue.popleft()
+            self._xid = self._xid % 0x7FFFFFFF + 1
+            body = bytes(request.serialize())
+            frames.append(struct.pack(">iii", len(body) + 8, self._xid, request.type) + body)
+            pending.append((request, slot, self._xid))
+        if not frames:
+            base: Any = super()
+            base._send_request(read_timeout, connect_timeout)
+            return
+        self._read_sock.recv(len(frames))  # one byte came for each
+        data = b"".join(frames)
+        sent = 0
+        if type(self._socket) is _Buffered:
+            with contextlib.suppress(BlockingIOError):
+                sent = self._socket.send(data)
+        if sent < len(data):
+            write: Any = self._write
+            write(data[sent:], connect_timeout)
+
+    def _read_header(self, timeout: float) -> Any:
+        frame = self._socket.frame() if type(self._socket) is _Buffered else None
+        if frame is None:
+            base: Any = super()
+            return base._read_header(timeout)
+        header, offset = _serialization.ReplyHeader.deserialize(frame, 0)
+        return header, frame, offset
+
+
+class _NoCredentials(logging.Filter):
+    """kazoo logs every request; those that carry a password must not be."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        args = record.args if isinstance(record.args, tuple) else ()
+        return not any(isinstance(arg, (_serialization.Auth, _serialization.SASL)) for arg in args)
+
+
+_log = logging.getLogger("holdfast.zookeeper.kazoo")
+_log.addFilter(_NoCredentials())
+
+
+def new_client(target: Target) -> Any:
+    """A client that is not connected yet. Lost connections are made again at once and then every second or so."""
+    client = _client.KazooClient(
+        hosts=target.hosts + target.chroot,
+        timeout=target.session_timeout_s,
+        handler=_Handler(),
+        connection_retry=_retry.KazooRetry(max_tries=-1, delay=0.02, max_delay=1.0),
+        logger=_log,
+        **target.options,
+    )
+    sasl = client._connection.sasl_options
+    client._connection = _Connection(client, client._conn_retry.copy(), logger=_log, sasl_options=sasl)
+    return client
+
+
+def kick(client: Any) -> None:
+    """Break a connection that says nothing, so that another one is made."""
+    sock = client._connection._socket
+    plain = sock.sock if type(sock) is _Buffered else sock
+    if plain is not None:
+        with contextlib.suppress(OSError):  # broken already
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # not TLS's own, which would wait for an answer
+
+
+def abandon(client: Any) -> None:
+    """Close a forked child's copies of the sockets, which says nothing to the server."""
+    connection = client._connection
+    for sock in (connection._socket, connection._read_sock, connection._write_sock):
+        if sock is not None:
+            sock.close()
