@@ -439,8 +439,9 @@ class Partitions:
     ) -> Share:
         """Take part; the share is kept in the background until `Share.leave`.
 
-        ``on_assigned(partition, lease)`` after a partition became ours; ``on_revoked(partition)`` before it is handed
-        over (it waits for the return), or after it was lost.
+        ``on_assigned(partition, lease)`` after a partition became ours; the rest waits for its return.
+        ``on_revoked(partition)`` before it is handed over, which is done when it returns, or after it was lost; each
+        in a thread of its own, so that one that takes long holds up no other partition.
         """
         session = self._client.session
         share = sharing.Share[Lease](

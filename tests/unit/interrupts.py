@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -42,18 +43,6 @@ class Plan:
         if self.armed and self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
-
-
-class Joined:
-    """A thread of the world whose joining may be interrupted."""
-
-    def __init__(self, world: InterruptedThreads, thread: threading.Thread) -> None:
-        self._world, self._thread = world, thread
-        self.is_alive = thread.is_alive
-
-    def join(self, timeout: float | None = None) -> None:
-        self._world.point()
-        self._thread.join(timeout)
 
 
 class InterruptedThreads(Threads):
@@ -106,11 +95,11 @@ class InterruptedThreads(Threads):
     async def shield(self, cleanup: Coroutine[Any, Any, None], timeout_s: float) -> None:
         try:
             self.point()
-        except BaseException:
-            cleanup.close()
-            raise
-        await super().shield(cleanup, timeout_s)
-        self.point()
+            await super().shield(cleanup, timeout_s)
+            self.point()
+        finally:
+            if inspect.getcoroutinestate(cleanup) == inspect.CORO_CREATED:
+                cleanup.close()  # interrupted before it began
 
     def spawn(self, protocol: Coroutine[Any, Any, None], name: str) -> Any:
         try:
@@ -120,7 +109,7 @@ class InterruptedThreads(Threads):
             raise
         thread = super().spawn(protocol, name)
         self.point()
-        return Joined(self, thread)
+        return thread
 
 
 class InterruptedTasks(Tasks):

@@ -178,6 +178,24 @@ def test_two_leases_lost_at_once_leave_as_the_outer_ones_loss() -> None:
     fake(scenario)
 
 
+def test_a_reentrant_lease_that_is_lost_within_leaves_as_one_loss() -> None:
+    async def scenario(hf: AsyncFakeClient) -> None:
+        lock = hf.lock("x", reentrant=True)
+        with pytest.raises(LeaseLost, match="lock:x"):
+            async with lock as lease:
+                for _ in range(3):
+                    async with lock:
+                        pass
+                async with lock, lock:
+                    hf.lose(lease)
+                    await asyncio.Event().wait()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    fake(scenario)
+
+
 @pytest.mark.parametrize("lost_first", [True, False])
 def test_a_cancellation_from_outside_stays_one_when_the_lease_is_lost_as_well(lost_first: bool) -> None:
     async def scenario(hf: AsyncFakeClient) -> None:

@@ -22,7 +22,6 @@ from servers import eventually
 
 import holdfast
 from holdfast import sync
-from holdfast.core import session as sessions
 from holdfast.engines.memory import MemoryEngine
 from holdfast.model import Claim, Turnstile
 from holdfast.testing.engine import ScriptedEngine
@@ -33,14 +32,11 @@ LOCK = Turnstile("lock", "x", 1)
 OTHER = Claim("other", 1, 600.0)
 
 
-@pytest.fixture(autouse=True)
-def _short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left to the renewer it takes up soon."""
-    monkeypatch.setattr(sessions, "CLEANUP_S", 0.03)
-
-
 class Scenario:
     """Something to interrupt, on either face: ``prepare`` before, ``act`` under interrupts, ``finish`` what it gave."""
+
+    keeps = False
+    """Whether something is held before it, and after an interrupt as well."""
 
     async def prepare(self, case: Case) -> None: ...
 
@@ -77,6 +73,9 @@ class Case:
         return [
             f"{stand.turnstile.address} {id}" for stand in list(self.engine.stands.values()) for id in [*stand.places]
         ]
+
+    def others_only(self) -> bool:
+        return all(claim.endswith(f" {OTHER.id}") for claim in self.claims())
 
     async def until(self, condition: Callable[[], object], what: Callable[[], str]) -> None:
         give_up_at = time.monotonic() + 20
@@ -177,6 +176,8 @@ class With(Acquire):
 
 
 class Open(Scenario):
+    keeps = True
+
     async def prepare(self, case: Case) -> None:
         case.lease = await go(case.hf.lock("x").acquire())
 
@@ -256,6 +257,8 @@ async def run(face: str, scenario: Scenario, at: frozenset[int]) -> int:
         case.plan.disarm()
         if left is not None:
             assert left in case.plan.raised if face == "sync" else case.plan.raised, "it leaves as it came"
+            if face == "aio" and not scenario.keeps:
+                assert case.others_only(), f"interrupted at {sorted(at)}: the clean-up was stopped"
             task = asyncio.current_task()
             while face == "aio" and task is not None and task.cancelling():
                 task.uncancel()

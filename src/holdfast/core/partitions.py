@@ -205,6 +205,8 @@ class Share(Generic[L]):
 
     async def _own(self, partition: int, tenure: Tenure) -> None:
         self._session.hold(tenure, self._session.world.now())
+        if tenure.ended:  # gone as soon as it came
+            return
         lease = self._make_lease(tenure)
         self._owned[partition] = (tenure, lease)
         await self._call(self._on_assigned, partition, lease)

@@ -83,13 +83,31 @@ class Threads:
         self.link.unwatch(turnstile)
 
     async def shield(self, cleanup: Coroutine[Any, Any, None], timeout_s: float) -> None:
-        """In a thread of its own, which no interrupt reaches; one that hits the waiting caller is raised after it."""
-        thread = self.spawn(cleanup, "holdfast-cleanup")
+        """In a thread of its own, which no interrupt reaches; one that hits the waiting caller is raised after it.
+
+        Not by joining that thread: before Python 3.13 a join that is interrupted takes it for ended.
+        """
+        ended = threading.Event()
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        async def whole() -> None:
+            try:
+                await cleanup
+            finally:
+                ended.set()
+                bell.put(None)
+
+        self.spawn(whole(), "holdfast-cleanup")
         until = self.now() + timeout_s
         interrupt: BaseException | None = None
-        while thread.is_alive() and self.now() < until:
+        while not ended.is_set():
             try:
-                thread.join(max(0.0, until - self.now()))
+                left_s = until - self.now()
+                if left_s <= 0:
+                    break
+                bell.get(timeout=left_s)
+            except queue.Empty:
+                pass
             except BaseException as error:
                 interrupt = error
         if interrupt is not None:
