@@ -31,8 +31,8 @@ Say on which node each key lives. A line of input is a key; KEY<tab>NODE comes o
   holdfast place --nodes nodes.toml                            # no keys: the shares of all there can be
   holdfast place --nodes nodes.toml --svg ring.svg             # a picture of them
 
-Keys are bytes and kept as they are; empty lines are none. No engine is asked: the answer depends on the nodes alone,
-and is the same on every machine.
+Keys are lines, kept as they are but for a carriage return at the end; empty ones are none. No engine is asked: the
+answer depends on the nodes alone, and is the same on every machine.
 
 \b
 A nodes file has one node a line:           or is TOML, by its ending:

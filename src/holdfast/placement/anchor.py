@@ -111,11 +111,7 @@ class Anchor(Placement):
             buckets.remove(bucket)
         return buckets
 
-    def _next(
-        self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
-    ) -> Finder | None:
-        if old.finder is None or not nodes:
-            return super()._next(names, nodes, old, change)
+    def _next(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change) -> Finder:
         buckets = cast(Buckets, old.finder).copy()
         if change.old is None:
             buckets.restore()

@@ -104,11 +104,9 @@ class Placement(Lookup):
         """The finder for nodes in these slots (None: an empty one)."""
         raise NotImplementedError
 
-    def _next(
-        self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
-    ) -> Finder | None:
-        """The finder after ``change``; made anew where an algorithm knows no quicker way. None where nobody is left."""
-        return self._finder(names, nodes) if nodes else None
+    def _next(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change) -> Finder:
+        """The finder after ``change``, with nodes before and after it; made anew unless an algorithm knows better."""
+        return self._finder(names, nodes)
 
     def _slot_for(self, table: Table) -> int:
         """Where a new node goes: the first empty slot."""
@@ -290,7 +288,10 @@ class Placement(Lookup):
             self._publish(table, table.names, {**table.state.nodes, name: new}, change)
 
     def _publish(self, old: Table, names: tuple[str | None, ...], nodes: dict[str, Node], change: Change) -> None:
-        self._table = self._state_of(names, nodes, self._next(names, nodes, old, change))
+        finder = None
+        if nodes:
+            finder = self._finder(names, nodes) if old.finder is None else self._next(names, nodes, old, change)
+        self._table = self._state_of(names, nodes, finder)
 
     def _state_of(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], finder: Finder | None) -> Table:
         zones: dict[str, tuple[str, ...]] = {}

@@ -101,11 +101,7 @@ class MultiProbe(Placement):
     def _order(self, table: Table, place: int) -> Iterator[str]:
         return (cast(str, table.names[slot]) for slot in cast(Probes, table.finder).walk(place))
 
-    def _next(
-        self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
-    ) -> Finder | None:
-        if old.finder is None or not nodes:
-            return super()._next(names, nodes, old, change)
+    def _next(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change) -> Finder:
         points, point = cast(Probes, old.finder).points.copy(), _point(change.name, change.slot)
         index = bisect_left(points, point)
         if change.old is None:

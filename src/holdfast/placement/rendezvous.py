@@ -23,11 +23,7 @@ class Rendezvous(Placement):
     def _finder(self, names: tuple[str | None, ...], nodes: Mapping[str, Node]) -> Finder:
         return scores_of(names, nodes)
 
-    def _next(
-        self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
-    ) -> Finder | None:
-        if old.finder is None or not nodes:
-            return super()._next(names, nodes, old, change)
+    def _next(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change) -> Finder:
         return scores_of(names, nodes, cast(Scores, old.finder).seeds)
 
     def _scores(self, table: Table) -> Scores:

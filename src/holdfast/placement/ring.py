@@ -83,11 +83,7 @@ class HashRing(Placement):
                 owners += array("I", (slot,)) * len(of_node)
         return Ring(points, owners, names)
 
-    def _next(
-        self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change
-    ) -> Finder | None:
-        if old.finder is None or not nodes:
-            return super()._next(names, nodes, old, change)
+    def _next(self, names: tuple[str | None, ...], nodes: Mapping[str, Node], old: Table, change: Change) -> Finder:
         before = 0 if change.old is None else self._share(change.old)
         after = 0 if change.new is None else self._share(change.new)
         added = self._node_points(change.name, before, after)
