@@ -186,5 +186,7 @@ def _balance(algorithm: str, ring: Any, count: int) -> str:
     for number in range(count // chunk):
         slots = np.asarray(ring.locate_slots(_keys(chunk, seed=10 + number)))
         loads += np.bincount(slots, minlength=size)
+    if loads.mean() < 10:
+        return "too few"
     random_even = np.random.default_rng(5).poisson(loads.mean(), (9, size)).max(axis=1) / loads.mean()
     return f"{loads.max() / loads.mean():.3f} (even: {statistics.median(random_even):.3f})"
