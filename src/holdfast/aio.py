@@ -414,7 +414,10 @@ class Group:
         self._client, self._turnstile = client, turnstile
 
     async def join(self, payload: bytes = b"", ttl_s: float | None = None) -> Lease:
-        """Become a member until the lease is released or lost; others notice a crash after ``ttl_s`` (15 s) at most."""
+        """Become a member until the lease is released or lost.
+
+        Others notice a crash after ``ttl_s`` at most: 15 s, or the engine's session.
+        """
         session = self._client.session
         tenure = groups.new_member(session, self._turnstile, payload, ttl_s)
         lease = Lease(session, tenure)

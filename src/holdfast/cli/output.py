@@ -49,6 +49,14 @@ def printable(text: str) -> str:
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
+def show_table(table: Any) -> None:
+    """A table of rich's on stdout; to a file or a pipe in full width, so that a program may read it."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    console.print(table, width=None if console.is_terminal else 200)
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--engine`` and ``--namespace``, and give the command its ``client``, closed at its end."""
 

@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from ..errors import Misuse
-from ..placement.balance import Balance, balance, counted
+from ..placement.balance import SAMPLE, Balance, balance, counted
 from ..placement.base import Placement
 from ..placement.nodes_file import load
 from .keys import bar, check_separators, no_stdin, placement_options, save_svg, stdin_keys, svg_option
-from .output import printable
+from .output import printable, show_table
 
 SHOWN = 40
 """Of more nodes than this a summary shows the ten busiest and the ten idlest."""
@@ -176,11 +176,10 @@ def print_summary_json(placement: Placement, shares: Balance, keys: int, counts:
 
 
 def print_summary(placement: Placement, shares: Balance, keys: int, counts: Counter[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     nodes, loads = placement.nodes, shares.loads
-    ranked = sorted(loads, key=lambda name: -loads[name].share) if len(loads) > SHOWN else list(loads)
+    ranked = sorted(loads, key=lambda name: -loads[name].excess) if len(loads) > SHOWN else list(loads)
     shown = ranked if len(ranked) <= SHOWN else [*ranked[:10], "", *ranked[-10:]]
     zones, weights = any(node.zone for node in nodes.values()), len({node.weight for node in nodes.values()}) > 1
     columns = [
@@ -213,15 +212,14 @@ def print_summary(placement: Placement, shares: Balance, keys: int, counts: Coun
             bar(load.share / largest if largest else 0),
         ]
         table.add_row(*cells)
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    show_table(table)
     click.echo(in_words(placement, shares, keys))
 
 
 def in_words(placement: Placement, shares: Balance, keys: int) -> str:
     of = {
         "exact": "exact, of all keys there can be",
-        "sample": "of a sample of 65,536 keys",
+        "sample": f"of a sample of {SAMPLE:,} keys",
         "keys": f"of {keys:,} keys",
     }
     busiest = shares.loads[shares.busiest]

@@ -18,7 +18,7 @@ from ..placement.nodes_file import load
 from ..placement.plan import KeyStep, Plan, Step
 from ..placement.words import in_words
 from .keys import bar, check_separators, placement_options, save_svg, stdin_keys, svg_option
-from .output import printable, say
+from .output import printable, say, show_table
 
 SHOWN = 20
 """How many pairs of nodes the table shows; --json has all."""
@@ -143,7 +143,6 @@ def print_moves(
 
 
 def print_table(plan: Plan) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shares = plan.shares()
@@ -155,7 +154,6 @@ def print_table(plan: Plan) -> None:
         table.add_row(printable(source), printable(target), f"{share:.2%}", bar(share / largest))
     if rest := list(shares.values())[len(shown) :]:
         table.add_row(f"… {len(rest):,} more", "", f"{sum(rest):.2%}")
-    console = Console(markup=False, highlight=False)
     if shares:
-        console.print(table, width=None if console.is_terminal else 200)
+        show_table(table)
         click.echo(f"{len(plan.steps):,} steps; --json lists them")

@@ -10,7 +10,7 @@ import click
 from ..model import Snapshot
 from ..sync import Client
 from ..worlds.threads import drive
-from .output import engine_options, printable
+from .output import engine_options, printable, show_table
 
 HELP = """\
 Show every lock, semaphore, group and partition that somebody holds or waits for.
@@ -80,7 +80,6 @@ def told(stand: Snapshot) -> dict[str, Any]:
 
 
 def print_table(stands: list[Snapshot]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("kind", "name", "who", "state", "since", "lease ends in", "token", box=None, pad_edge=False)
@@ -91,5 +90,4 @@ def print_table(stands: list[Snapshot]) -> None:
             table.add_row(
                 stand.kind, printable(stand.name), printable(claim.owner), state, since, ends, str(claim.token)
             )
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    show_table(table)

@@ -30,7 +30,7 @@ L = TypeVar("L", bound=LeaseBase)
 MAX_PARTITIONS = 1 << 16
 
 AT_ONCE = 64
-"""How many partitions one member hands over at the same time, each with its ``on_revoked`` in a thread of its own."""
+"""How many partitions one member hands over at once, each with its ``on_revoked`` in a thread or task of its own."""
 
 
 def member_turnstile(engine: Capabilities, name: str, count: int, ttl_s: float) -> Turnstile:
@@ -40,7 +40,7 @@ def member_turnstile(engine: Capabilities, name: str, count: int, ttl_s: float) 
     if not isinstance(count, int) or not 1 <= count <= MAX_PARTITIONS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise Misuse(f"count is a whole number from 1 to {MAX_PARTITIONS}, not {count!r}")
     check_ttl(engine, ttl_s)
-    check_name(f"{name}/{count}")
+    check_name(f"{name}/{count}")  # the longest name of a partition
     return Turnstile("partitions", check_name(name), count, announces=True)
 
 

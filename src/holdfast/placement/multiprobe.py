@@ -72,7 +72,7 @@ class Probes:
 
 
 class MultiProbe(Placement):
-    """Even shares (within about 5 % of the mean) from a single point for each node; a lookup makes ``probes`` searches.
+    """No node far above the mean (about 1.1 times) from a single point for each; some stay below it; a lookup makes ``probes`` searches.
 
     For many nodes and little memory, or where nodes come and go often. There are no weights.
     """

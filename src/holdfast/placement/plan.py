@@ -128,9 +128,8 @@ class Plan:
         if self.keys is not None:
             return self._by_key.get(key_bytes(key), ())
         place = self.place(key)
-        ranges, ends = cast(tuple[RangeStep, ...], self.steps), self._firsts
-        stop = bisect_right(ends, place)
-        start = stop
+        ranges = cast(tuple[RangeStep, ...], self.steps)
+        start = stop = bisect_right(self._firsts, place)
         while start and ranges[start - 1].covers(place):
             start -= 1
         return ranges[start:stop]
