@@ -56,9 +56,7 @@ Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not fou
 @click.option("--workers", "-w", type=click.IntRange(1, 1024), help="CMDs at once here.  [default: CPUs]")
 @click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items per CMD, at most.")
 @click.option("--partitions", type=click.IntRange(1, 4096), help=f"Shares of a new job.  [default: {PARTITIONS}]")
-@click.option(
-    "--ttl", type=float, help="Seconds until a dead one is replaced.  [default: 15, or the engine's session]"
-)
+@click.option("--ttl", type=float, help="Seconds until a dead one is replaced.  [default: 15, or the engine's session]")
 @click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="Further tries of what fails.")
 @click.option("--keep-going", "-k", is_flag=True, help="Go on after an item failed for good; without, the job stops.")
 @click.option("--again", is_flag=True, help="Run a finished job afresh (an unfinished one is joined).")

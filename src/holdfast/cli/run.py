@@ -31,9 +31,7 @@ Exit codes: CMD's own; {NOT_ACQUIRED} not acquired; {LEASE_LOST} lease lost; 126
 @click.command("run", help=HELP, short_help="Run CMD while holding a lock.")
 @click.argument("name")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option(
-    "--ttl", type=float, help="Seconds until a dead one is replaced.  [default: 15, or the engine's session]"
-)
+@click.option("--ttl", type=float, help="Seconds until a dead one is replaced.  [default: 15, or the engine's session]")
 @click.option("--timeout", type=float, help="Wait at most so many seconds for the lock.  [default: for ever]")
 @click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds between SIGTERM and SIGKILL.")
 @engine_options

@@ -72,8 +72,9 @@ class Probes:
 
 
 class MultiProbe(Placement):
-    """No node far above the mean (about 1.1 times) from a single point for each; some stay below it; a lookup makes ``probes`` searches.
+    """No node far above the mean (about 1.1 times) from a single point for each, though some stay far below it.
 
+    A lookup makes ``probes`` searches.
     For many nodes and little memory, or where nodes come and go often. There are no weights.
     """
 
