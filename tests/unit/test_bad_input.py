@@ -134,7 +134,7 @@ def test_a_server_that_is_not_there_is_unavailable_after_the_callers_patience() 
             with pytest.raises(Unavailable, match=r"tried \d+ times in \d\.\d s.*no connection to Redis at") as caught:
                 call()
             assert isinstance(caught.value, ConnectionError)
-            assert 0.15 < time.monotonic() - started < 10  # a random pause that would not fit is left out
+            assert 0.49 < time.monotonic() - started < 10  # all of its patience
 
 
 def test_who_may_not_hear_signals_is_told_and_leaves_the_queue(redis_server: RedisServer) -> None:

@@ -101,7 +101,7 @@ def test_a_waiter_goes_on_asking_for_signals(world: Faulty) -> None:
 def test_a_waiter_that_gets_no_signals_for_its_patience_leaves_with_one_clear_error(world: Faulty) -> None:
     world.deaf_until = START_S + 60
     world.ask(world.engine.enter(LOCK, Claim("other", 1, 60.0), False))
-    with pytest.raises(Unavailable, match=r"memory did not serve signals \(tried 1\d times in 4\.\d s\): scripted"):
+    with pytest.raises(Unavailable, match=r"memory did not serve signals \(tried 1\d times in 5\.0 s\): scripted"):
         drive(lease.acquire(world.session, lease.new_tenure(world.session, Recipe(LOCK)), Queue(), None))
     assert [claim.id for claim in world.look().claims] == ["other"]
     assert not world.session.graves

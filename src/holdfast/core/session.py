@@ -276,12 +276,13 @@ class Session:
         """Pause before the next try; or raise `Unavailable` where there is no time for one."""
         pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
         now = self.world.now()
-        if now + pause_s >= min(started + self.patience_s, give_up_at):
+        left_s = min(started + self.patience_s, give_up_at) - now
+        if left_s <= 0:
             raise Unavailable(
                 f"{self.engine.capabilities.engine} did not serve {op} "
                 f"(tried {attempt} times in {now - started:.1f} s): {trouble}"
             ) from trouble
-        await self.world.sleep(pause_s)
+        await self.world.sleep(min(pause_s, left_s))
 
     async def _insist(self, op: str, once: Callable[[float], Awaitable[T]], give_up_at: float = NEVER_S) -> T:
         """`ask` for what is no request: ``once`` takes the seconds that this try has."""
