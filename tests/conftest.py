@@ -82,7 +82,6 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "redis"])
 def url(request: pytest.FixtureRequest) -> str:
     """An empty engine that several processes can share."""
-    name = {"sqlite": "sqlite_url", "redis": "redis_url"}[request.param]
-    value = request.getfixturevalue(name)
+    value = request.getfixturevalue(f"{request.param}_url")
     assert isinstance(value, str)
     return value

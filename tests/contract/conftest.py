@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from engines import ENGINES, ON_SESSIONS
 from servers import eventually
 
 from holdfast.contract import AsyncLink, BlockingLink, Engine, Request
@@ -126,11 +127,6 @@ class Seat:
 
     def hears(self, kind: str, key: str) -> None:
         eventually(lambda: Signal(kind, key) in self.signals, what=f"no {kind} {key} among {self.signals}")
-
-
-ENGINES = ("memory", "sqlite", "redis", "zookeeper")
-ON_SESSIONS = ("zookeeper",)
-"""Where a claim has no length of its own: it stands until it is left or its client's session is over."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import SHARED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from servers import RedisServer
 
 from holdfast.core import turnstile as pure
 from holdfast.engines import engine_for
@@ -139,20 +136,9 @@ class Beside(RuleBasedStateMachine):
             seat.close()
 
 
-@pytest.fixture(params=["sqlite", "redis", "zookeeper"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        with tempfile.TemporaryDirectory() as folder:
-            yield f"sqlite:///{folder}/holdfast.db"
-    elif request.param == "zookeeper":
-        yield request.getfixturevalue("zookeeper_url")
-    else:
-        server: RedisServer = request.getfixturevalue("redis_session")
-        yield server.url
-
-
-def test_an_engine_answers_as_the_reference_does(shared_url: str) -> None:
-    machine = type("Beside", (Beside,), {"url": shared_url})
+@pytest.mark.parametrize("engine", SHARED)
+def test_an_engine_answers_as_the_reference_does(engine: str, request: pytest.FixtureRequest) -> None:
+    machine = type("Beside", (Beside,), {"url": request.getfixturevalue(f"{engine}_url")})
     run_state_machine_as_test(
         machine,
         settings=settings(
