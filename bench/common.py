@@ -5,49 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from servers import Server
+
+S = TypeVar("S", bound=Server)
 
 
 @contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis or Valkey of our own on a free loopback port, without persistence; its URL."""
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    if binary is None:
-        sys.exit("bench needs redis-server or valkey-server: make servers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            binary,
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-            folder,
-        ]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-                    break
-                time.sleep(0.01)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
-            server.wait()
+def serving(kind: Callable[[Path], S]) -> Iterator[S]:
+    """A server of our own, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, kind(Path(folder)) as server:
+        yield server
 
 
 def interleaved(actions: Mapping[str, Callable[[], object]], *, rounds: int, per_round: int) -> dict[str, list[float]]:

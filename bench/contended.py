@@ -5,44 +5,73 @@ Acquisitions alone say little: a polling lock's are nearly all one worker taking
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .common import jain, percentile, redis_server
+from servers import RedisServer
 
-KINDS = ("holdfast", "redis-py Lock 0.1 s", "redis-py Lock 1 ms", "python-redis-lock")
+from .common import jain, percentile, serving
+
+MakeLock = Callable[[str], Any]
 
 
-def _lock(kind: str, url: str) -> Any:
-    if kind == "holdfast":
-        import holdfast
+def holdfast_lock(url: str) -> Any:
+    import holdfast
 
-        return holdfast.connect(url).lock("contended")
-    if kind == "filelock":
-        import filelock
+    return holdfast.connect(url).lock("contended")
 
-        return filelock.FileLock(url)
+
+def _redis_py(sleep_s: float, url: str) -> Any:
     import redis
 
-    client = redis.Redis.from_url(url)
-    if kind == "python-redis-lock":
+    return redis.Redis.from_url(url).lock("redis-py", timeout=30, sleep=sleep_s)
+
+
+class _PythonRedisLock:
+    """Its locks are good for one turn."""
+
+    def __init__(self, url: str) -> None:
+        import redis
+
+        self.client = redis.Redis.from_url(url)
+
+    def __enter__(self) -> None:
         import redis_lock
 
-        return redis_lock.Lock(client, "prl", expire=30)
-    return client.lock("redis-py", timeout=30, sleep=0.1 if "0.1" in kind else 0.001)
+        self.lock = redis_lock.Lock(self.client, "prl", expire=30)
+        self.lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.lock.release()
 
 
-def _worker(kind: str, url: str, number: int, inside_s: float, pipe: Connection, shared: Any) -> None:
+def _filelock(path: str) -> Any:
+    import filelock
+
+    return filelock.FileLock(path)
+
+
+ON_REDIS: dict[str, MakeLock] = {
+    "holdfast": holdfast_lock,
+    "redis-py Lock 0.1 s": functools.partial(_redis_py, 0.1),
+    "redis-py Lock 1 ms": functools.partial(_redis_py, 0.001),
+    "python-redis-lock": _PythonRedisLock,
+}
+
+
+def _worker(make_lock: MakeLock, url: str, number: int, inside_s: float, pipe: Connection, shared: Any) -> None:
     """Take the lock again and again until told to stop; ``shared`` is the last holder and the number of hand-overs."""
-    lock = _lock(kind, url)
+    lock = make_lock(url)
     with lock:  # connected, scripts loaded
         pass
     pipe.send("ready")
@@ -52,8 +81,6 @@ def _worker(kind: str, url: str, number: int, inside_s: float, pipe: Connection,
     counting = True
     while counting:
         asked = time.perf_counter()
-        if kind == "python-redis-lock":
-            lock = _lock_again(lock, url)
         with lock:
             waits.append(time.perf_counter() - asked)
             if shared[0] != number:
@@ -66,19 +93,19 @@ def _worker(kind: str, url: str, number: int, inside_s: float, pipe: Connection,
     os._exit(0)
 
 
-def _lock_again(lock: Any, url: str) -> Any:
-    import redis_lock
+def run(
+    make_lock: MakeLock, url: str, processes: int, inside_s: float, seconds: float, monitor: bool = False
+) -> dict[str, float]:
+    """What ``processes`` get of one lock that each makes by ``make_lock(url)``, which another process must import.
 
-    return redis_lock.Lock(lock._client, "prl", expire=30)
-
-
-def run(kind: str, url: str, processes: int, inside_s: float, seconds: float, monitor: bool) -> dict[str, float]:
+    ``monitor`` also counts the commands that a Redis was sent and slows it down: take no other figure from such a run.
+    """
     context = multiprocessing.get_context("spawn")
     shared = context.Array("q", [-1, 0, 0], lock=False)
     pipes, workers = [], []
     for number in range(processes):
         ours, theirs = context.Pipe()
-        worker = context.Process(target=_worker, args=(kind, url, number, inside_s, theirs, shared))
+        worker = context.Process(target=_worker, args=(make_lock, url, number, inside_s, theirs, shared))
         worker.start()
         pipes.append(ours)
         workers.append(worker)
@@ -105,7 +132,7 @@ def run(kind: str, url: str, processes: int, inside_s: float, seconds: float, mo
         "max ms": max(waits) * 1e3,
         "Jain": jain(counts),
         "client CPU µs": sum(cpu for _, cpu in results) / total * 1e6,
-        "commands": counter.stop() / total if counter else 0.0,
+        **({"commands": counter.stop() / total} if counter else {}),
     }
 
 
@@ -146,21 +173,21 @@ def table(title: str, rows: dict[str, dict[str, float]]) -> str:
 
 def main(seconds: float = 4.0) -> str:
     parts = []
-    with redis_server() as url:
+    with serving(RedisServer) as server:
+        url = server.url
         for processes in (8, 32):
             for inside_s in (0.0, 0.001):
                 rows = {}
-                for kind in KINDS:
-                    rows[kind] = run(kind, url, processes, inside_s, seconds, monitor=False)
-                    rows[kind]["commands"] = run(kind, url, processes, inside_s, seconds / 2, monitor=True)["commands"]
+                for name, make_lock in ON_REDIS.items():
+                    rows[name] = run(make_lock, url, processes, inside_s, seconds)
+                    counted = run(make_lock, url, processes, inside_s, seconds / 2, monitor=True)
+                    rows[name]["commands"] = counted["commands"]
                 parts.append(table(f"Redis, one key, {processes} processes, {inside_s * 1e3:.0f} ms inside", rows))
     with tempfile.TemporaryDirectory() as folder:
         rows = {
-            "holdfast": run("holdfast", f"sqlite:///{Path(folder) / 'hf.db'}", 8, 0.0, seconds, monitor=False),
-            "filelock": run("filelock", str(Path(folder) / "theirs.lock"), 8, 0.0, seconds, monitor=False),
+            "holdfast": run(holdfast_lock, f"sqlite:///{Path(folder) / 'hf.db'}", 8, 0.0, seconds),
+            "filelock": run(_filelock, str(Path(folder) / "theirs.lock"), 8, 0.0, seconds),
         }
-        for row in rows.values():
-            del row["commands"]
         parts.append(table("One machine (SQLite), one key, 8 processes, 0 ms inside", rows))
     return "\n".join(parts)
 

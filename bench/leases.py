@@ -13,9 +13,11 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from servers import RedisServer
+
 import holdfast
 
-from .common import percentile, redis_server
+from .common import percentile, serving
 
 
 def renewals(url: str, leases: int = 10_000, seconds: float = 20.0) -> str:
@@ -105,8 +107,8 @@ def imports() -> str:
 
 def main() -> str:
     lines = ["### Leases\n\n"]
-    with redis_server() as url:
-        lines.append(renewals(url))
+    with serving(RedisServer) as server:
+        lines.append(renewals(server.url))
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'hf.db'}"
         for kind, times in (("release", 100), ("SIGKILL", 15)):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import redis
 import redis.asyncio
+from servers import RedisServer
 
 import holdfast
 from holdfast import aio
 
-from .common import interleaved, ratio_table, redis_server
+from .common import interleaved, ratio_table, serving
 
 RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end return 0"
 
@@ -98,8 +99,11 @@ def embedded(rounds: int, per_round: int) -> str:
 
 
 def main(rounds: int = 15, per_round: int = 200) -> str:
-    with redis_server() as url:
-        parts = [redis_threads(url, rounds, per_round), asyncio.run(redis_tasks(url, rounds, per_round))]
+    with serving(RedisServer) as server:
+        parts = [
+            redis_threads(server.url, rounds, per_round),
+            asyncio.run(redis_tasks(server.url, rounds, per_round)),
+        ]
     return "\n".join([*parts, embedded(rounds, per_round)])
 
 

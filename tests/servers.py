@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-import pytest
-
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def missing(what: str) -> NoReturn:
     """A server that is not installed: a clear skip on a user's machine, a failure in CI."""
+    import pytest  # here, since benches use these servers too
+
     message = f"{what} is not installed: make servers"
     if IN_CI:
         pytest.fail(message)
