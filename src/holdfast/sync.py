@@ -551,7 +551,7 @@ def _at_exit() -> None:
         with contextlib.suppress(Exception):
             client.close()
     for session in list(_sessions):
-        if not session.closing:
+        if not session.renewer.closing:
             with contextlib.suppress(Exception):
                 _close(session)
 

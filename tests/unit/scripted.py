@@ -111,7 +111,7 @@ class World:
     def renewer_at(self, *seconds: float) -> None:
         """Let the renewer do a round then."""
         for after_s in seconds:
-            self.at(after_s, lambda: drive(self.session._round()))
+            self.at(after_s, lambda: drive(self.session.renewer._round()))
 
     def pass_time(self, seconds: float) -> None:
         self._turn(self.time + seconds)

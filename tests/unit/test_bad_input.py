@@ -157,7 +157,7 @@ def test_a_client_that_is_refused_holds_nothing_and_the_next_is_served(redis_ser
     with holdfast.connect(redis_server.url) as stranger:
         with pytest.raises(Misuse, match="refused the user or password"):
             stranger.lock("x").acquire()
-        assert not stranger.session.graves  # there is nothing to give back
+        assert not stranger.session.renewer.graves  # there is nothing to give back
     with holdfast.connect(f"redis://:s3cret@127.0.0.1:{redis_server.port}") as friend, friend.lock("x", timeout_s=20):
         pass
 

@@ -271,7 +271,7 @@ async def run(face: str, scenario: Scenario, at: frozenset[int]) -> int:
         what = f"interrupted at {sorted(at)}: still there: "
         await case.until(lambda: not case.claims(), lambda: what + str(case.claims()))
         await case.until(lambda: not case.hf.session.tenures, lambda: what + str(case.hf.session.tenures))
-        await case.until(lambda: not case.hf.session.graves, lambda: what + str(case.hf.session.graves))
+        await case.until(lambda: not case.hf.session.renewer.graves, lambda: what + str(case.hf.session.renewer.graves))
         return case.plan.passed
     finally:
         case.plan.disarm()

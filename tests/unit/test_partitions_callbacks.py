@@ -195,7 +195,7 @@ def test_a_partition_that_is_lost_while_it_is_handed_over_is_revoked_once(client
 def take_away(engine: MemoryEngine, lease: Any) -> None:
     """Its holder hears that it is over, and so it is at the engine."""
     session, tenure = lease._session, lease._tenure
-    session.lose(tenure, "taken away")
+    session.renewer.lose(tenure, "taken away")
     engine.blocking_link().call(engine.leave(tenure.turnstile, tenure.claim.id, True), 1.0)
 
 
@@ -325,7 +325,7 @@ def test_what_is_gone_as_soon_as_it_came_is_not_assigned_but_entered_again() -> 
         alone.holder_goes()
         ((_, tenure),) = alone.share._entering.values()
         world.ask(world.engine.leave(alone.guard, tenure.claim.id, True))
-        world.session.lose(tenure, "evicted")
+        world.session.renewer.lose(tenure, "evicted")
 
     world.at(1.0, evicted)
     world.renewer_at(*range(5, 20, 5))

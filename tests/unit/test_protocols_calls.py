@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scripted import LOCK, START_S, World, done, reply_lost, request_lost, unavailable
 
-from holdfast.core import group, lease, session
+from holdfast.core import group, lease, renewer
 from holdfast.core.recipe import Recipe
 from holdfast.core.tenure import Tenure, trusted_s
 from holdfast.errors import LeaseLost, Misuse, Unavailable
@@ -216,9 +216,9 @@ def test_a_release_without_an_engine_returns_and_goes_on_in_the_background(world
     assert START_S + 4 < world.time <= START_S + 5.5
     assert world.look().claims
     world.down = False
-    drive(world.session._round())
+    drive(world.session.renewer._round())
     assert not world.look().claims
-    assert not world.session.graves
+    assert not world.session.renewer.graves
 
 
 def test_what_is_given_back_in_the_background_is_forgotten_once_it_has_expired(world: World) -> None:
@@ -227,9 +227,9 @@ def test_what_is_given_back_in_the_background_is_forgotten_once_it_has_expired(w
     drive(world.session.release(tenure))
     world.ops()
     world.pass_time(6.0)
-    drive(world.session._round())
+    drive(world.session.renewer._round())
     assert world.ops() == []
-    assert not world.session.graves
+    assert not world.session.renewer.graves
     assert not world.look().claims
 
 
@@ -238,14 +238,14 @@ def test_giving_back_in_the_background_is_done_in_bounded_rounds(world: World) -
     many = [world.session.new_tenure(LOCK.__class__("lock", str(n), 1), 1, 60.0) for n in range(600)]
     for tenure in many:
         drive(lease.try_acquire(world.session, tenure))
-        world.session._collect(tenure)
+        world.session.renewer._collect(tenure)
     world.ops()
     sizes = []
-    while world.session.graves:
-        drive(world.session._round())
+    while world.session.renewer.graves:
+        drive(world.session.renewer._round())
         sizes.append(len(world.ops()))
     assert sum(sizes) == 600
-    assert max(sizes) <= session.GRAVES_AT_ONCE
+    assert max(sizes) <= renewer.GRAVES_AT_ONCE
 
 
 @pytest.mark.parametrize(("answer", "buries"), [(unavailable, False), (request_lost, True), (reply_lost, True)])
@@ -274,7 +274,7 @@ def test_what_surely_never_reached_the_engine_is_not_given_back(world: World) ->
     with pytest.raises(Unavailable):
         drive(lease.acquire(world.session, new(world), Recipe(LOCK).strategy, None))
     assert "leave" not in world.ops()
-    assert not world.session.graves
+    assert not world.session.renewer.graves
 
 
 def test_a_join_that_fails_leaves_no_member(world: World) -> None:
@@ -313,7 +313,7 @@ def test_an_interrupted_release_is_finished(world: World) -> None:
         drive(world.session.release(tenure))
     assert world.kinds() == ["released"]
     assert not world.look().claims
-    assert not world.session.graves
+    assert not world.session.renewer.graves
 
 
 def test_what_interrupts_keep_from_being_given_back_the_renewer_gives_back(world: World) -> None:
@@ -321,6 +321,6 @@ def test_what_interrupts_keep_from_being_given_back_the_renewer_gives_back(world
     world.answers["leave"] = [unavailable, interrupts, interrupts]
     with pytest.raises(Interrupt):
         drive(world.session.release(tenure))
-    assert world.session.graves[tenure.claim.id].due <= world.time
-    drive(world.session._round())
-    assert not world.session.graves
+    assert world.session.renewer.graves[tenure.claim.id].due <= world.time
+    drive(world.session.renewer._round())
+    assert not world.session.renewer.graves

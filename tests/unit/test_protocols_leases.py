@@ -42,9 +42,9 @@ def held(world: World, turnstile: Turnstile = LOCK, **options: Any) -> tuple[Ten
 def rounds(world: World, until_s: float) -> None:
     """A round of the renewer whenever it asks for one."""
     until = START_S + until_s
-    while (at := max(world.session._next_at(), world.time + 0.001)) <= until:
+    while (at := max(world.session.renewer._next_at(), world.time + 0.001)) <= until:
         world.pass_time(at - world.time)
-        drive(world.session._round())
+        drive(world.session.renewer._round())
     world.pass_time(until - world.time)
 
 
@@ -76,7 +76,7 @@ def test_one_failed_renewal_makes_a_lease_unsure_and_the_next_one_sure_again(wor
     strict = Lease(world.session, handle._tenure, "raise")
     world.answers["renew"] = [unavailable]
     world.pass_time(5.0)
-    drive(world.session._round())
+    drive(world.session.renewer._round())
     assert handle.state == "UNSURE"
     assert handle.is_held
     handle.ensure_held()
@@ -147,7 +147,7 @@ def test_a_part_of_the_leases_that_could_not_be_renewed_is_unsure_and_the_rest_i
     world.engine.__class__ = Batches
     world.answers["renew"] = [unavailable, lambda do: do(), unavailable]
     world.pass_time(5.0)
-    drive(world.session._round())
+    drive(world.session.renewer._round())
     assert [tenure.unsure for tenure in tenures] == [True, False, True, False]
     assert [tenure.claim.id in world.session.tenures for tenure in tenures] == [True] * 4
 
@@ -165,9 +165,9 @@ def test_a_callback_for_the_loss_is_called_once_however_late_it_was_given(world:
     tenure, handle = held(world)
     told: list[str] = []
     handle.on_lost(lambda: told.append("early"))
-    world.session.lose(tenure, "scripted")
+    world.session.renewer.lose(tenure, "scripted")
     handle.on_lost(lambda: told.append("late"))
-    world.session.lose(tenure, "again")
+    world.session.renewer.lose(tenure, "again")
     assert told == ["early", "late"]
 
 
@@ -176,7 +176,7 @@ def test_waiting_for_a_loss_leaves_nothing_behind(world: World) -> None:
     for _ in range(100):
         assert drive(lease.wait_lost(world.session, tenure, 0.01)) is False
     assert tenure.ends == []
-    world.at(1.0, lambda: world.session.lose(tenure, "scripted"))
+    world.at(1.0, lambda: world.session.renewer.lose(tenure, "scripted"))
     assert drive(lease.wait_lost(world.session, tenure, None)) is True
 
 
@@ -197,9 +197,9 @@ def test_others_waiting_is_told_once(world: World) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_lease_whose_handle_is_collected_is_given_back_in_the_next_round(world: World) -> None:
     held(world)
-    while world.session._orphans:
-        world.session._collect(world.session._orphans.popleft())
-    drive(world.session._round())
+    while world.session.renewer._orphans:
+        world.session.renewer._collect(world.session.renewer._orphans.popleft())
+    drive(world.session.renewer._round())
     assert not world.look().claims
 
 

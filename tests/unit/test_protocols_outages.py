@@ -65,7 +65,7 @@ def test_a_dead_connection_costs_no_release(world: Faulty) -> None:
     world.answers["leave"] = [world.silence, done]
     drive(world.session.release(tenure))
     assert not world.look().claims
-    assert not world.session.graves
+    assert not world.session.renewer.graves
     assert world.time < START_S + 3
 
 
@@ -104,7 +104,7 @@ def test_a_waiter_that_gets_no_signals_for_its_patience_leaves_with_one_clear_er
     with pytest.raises(Unavailable, match=r"memory did not serve signals \(tried 1\d times in 5\.0 s\): scripted"):
         drive(lease.acquire(world.session, lease.new_tenure(world.session, Recipe(LOCK)), Queue(), None))
     assert [claim.id for claim in world.look().claims] == ["other"]
-    assert not world.session.graves
+    assert not world.session.renewer.graves
     assert not world.session.tenures
 
 

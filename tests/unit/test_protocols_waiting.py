@@ -136,7 +136,7 @@ def test_a_claim_that_goes_between_its_signal_and_its_holders_waking_is_held_by_
 
     def evicted() -> None:
         goes(world)()
-        world.session.lose(tenure, "evicted")
+        world.session.renewer.lose(tenure, "evicted")
 
     world.at(1.0, evicted)
     take(world, tenure)
@@ -162,7 +162,7 @@ def test_a_timeout_without_an_engine_leaves_the_rest_to_the_renewer(world: World
         take(world, tenure, timeout_s=2.0)
     assert world.time < START_S + 2.5, "it does not wait for the engine once more"
     world.down = False
-    drive(world.session._round())
+    drive(world.session.renewer._round())
     assert queue(world) == [HOLDER.id]
 
 
@@ -171,7 +171,7 @@ def test_a_waiter_outlasts_its_timeout_by_no_more_than_one_try(world: World) -> 
     tenure = new(world)
 
     def lost() -> None:
-        world.session.lose(tenure, "gone")
+        world.session.renewer.lose(tenure, "gone")
         world.down = True
 
     world.at(1.0, lost)

@@ -162,7 +162,7 @@ class LeaseBase:
         """Call this once if the lease is lost, apart from the renewer; at once if it already is."""
         self._tenure.on_lost.append(callback)
         if self._tenure.ended == "lost":
-            self._session.tell_lost(self._tenure)
+            self._session.renewer.tell_lost(self._tenure)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._tenure.turnstile.address} token={self.token} {self.state}>"
@@ -205,7 +205,7 @@ async def detach(session: Session, tenure: Tenure) -> str:
         tenure.claim = tenure.claim._replace(inbox=inbox)  # it stays ours: the next renewal tells the engine
         raise
     if standing.state is State.GONE:
-        session.lose(tenure, "the engine no longer knew it")
+        session.renewer.lose(tenure, "the engine no longer knew it")
         raise LeaseLost(lost_message(tenure))
     session.detach(tenure)
     claim, turnstile = tenure.claim, tenure.turnstile

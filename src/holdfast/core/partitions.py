@@ -125,18 +125,18 @@ class Share(Generic[L]):
         self._leavers.append(mailbox)
         self._stopping = True
         self._mailbox.post(Signal(model.NUDGE))
-        while not self._stopped and not self._session.closing:
+        while not self._stopped and not self._session.renewer.closing:
             await self._session.world.wait_signal(mailbox, self._session.world.now() + 1.0)
 
     async def _run(self) -> None:
         look_at = self._session.world.now()
         try:
-            while not self._stopping and not self._session.closing:
+            while not self._stopping and not self._session.renewer.closing:
                 try:
                     await self._hear(look_at)
                     look_at = await self._settle()
                 except HoldfastError as trouble:
-                    if not self._session.closing:
+                    if not self._session.renewer.closing:
                         log.warning("partitions of %s: %s; going on", self._turnstile.name, trouble)
                     look_at = self._session.world.now() + 0.2 + 0.3 * self._session.world.random()
         finally:
@@ -237,12 +237,12 @@ class Share(Generic[L]):
                 self._mailbox.post(Signal(model.NUDGE))
 
     async def _hand_over_all(self) -> None:
-        closing = self._session.closing  # then all was given back already
+        closing = self._session.renewer.closing  # then all was given back already
         if not closing:
             for _, tenure in self._entering.values():
                 await self._session.undo(tenure)
             await self._retire()
-        while self._owned or (self._leaving and not self._session.closing):
+        while self._owned or (self._leaving and not self._session.renewer.closing):
             await self._hand_over(list(self._owned))
             if self._leaving:
                 await self._session.world.wait_signal(self._mailbox, self._session.world.now() + 1.0)

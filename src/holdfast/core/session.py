@@ -1,7 +1,6 @@
-"""The live side of a client: its tenures, the renewer that keeps them, and every call to the engine.
+"""The live side of a client: what happens to a claim from its first request until it is given back.
 
-One session serves one process (threads) or one event loop (tasks). Its renewer is a single protocol that extends
-all leases and waiting claims in batches, notices deadlines, and gives back what nobody wants any more.
+One session serves one process (threads) or one event loop (tasks); its `Renewer` keeps what it holds.
 """
 
 from __future__ import annotations
@@ -9,38 +8,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import warnings
-import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from .. import model
 from ..contract import Engine, Request
 from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailable
-from ..hooks import Event, Hook, emit
+from ..hooks import Hook
 from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
 from ..world import Mailbox, World
+from .calls import Asker, Calls
 from .holding import Holdings
+from .renewer import Renewer
 from .tenure import Tenure
 
 T = TypeVar("T")
 
-log = logging.getLogger("holdfast.renewer")
+log = logging.getLogger("holdfast.session")
 
 CLEANUP_S = 5.0
 """How long an interrupted caller waits for what it took to be given back; after that the renewer goes on with it."""
-
-CLOSE_S = 1.0
-"""How long closing goes on giving back; what is left then ends by its lease."""
-
-GRAVES_AT_ONCE = 256
-
-
-class Asker(Protocol):
-    """Notes whether some request of its own may or may not have been done."""
-
-    unknown: bool
 
 
 class Session:
@@ -53,21 +39,15 @@ class Session:
         self.world = world
         self.patience_s = patience_s
         self.owner = owner
-        self.hooks = hooks
-        self.tenures: dict[str, Tenure] = {}
-        self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
+        self.renewer = Renewer(engine, world, patience_s=patience_s, hooks=hooks)
+        self.calls = Calls(engine.capabilities.engine, world, patience_s)
+        self.tenures = self.renewer.tenures
         self.watchers: dict[str, dict[int, Mailbox]] = {}
         self.holdings = Holdings(world.actor)
-        self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
-        self.closing = False
-        self.forgotten = ""
         self.listening = False  # signals surely flow: what is said to a claim from now on arrives
-        self._orphans: deque[Tenure] = deque()
-        self._mailbox = world.mailbox()
+        self.forgotten = ""
+        self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
         self._numbers = itertools.count(1)
-        self._wake_at = NEVER_S
-        self._renewers = itertools.count()
-        self._renewing = False
 
     # -- claims
 
@@ -137,7 +117,7 @@ class Session:
         self._refuse_closed()  # it may have been closed meanwhile, and gave this claim back
         self.tenures[tenure.claim.id] = tenure
         tenure.acknowledge(sent, standing)
-        self._expect(tenure)
+        self.renewer.expect(tenure)
 
     def refuse_fork(self) -> None:
         """Raise `LeaseLost` in a forked child: what it inherited is its parent's."""
@@ -146,17 +126,16 @@ class Session:
 
     def _refuse_closed(self) -> None:
         self.refuse_fork()
-        if self.closing:
+        if self.renewer.closing:
             raise Misuse("this client was closed")
 
     def hold(self, tenure: Tenure, started: float) -> None:
         """Its owner has seen that it is admitted, ``started`` being when it began to ask."""
         now = self.world.now()
         tenure.hold(now)
-        if self.hooks:
-            self.emit("held", tenure, now - started)
+        self.renewer.emit("held", tenure, now - started)
         if self.tenures.get(tenure.claim.id) is not tenure and not tenure.ended:
-            self._lost(tenure, "it was gone again before its holder knew that it had it")
+            self.renewer.lost(tenure, "it was gone again before its holder knew that it had it")
 
     async def release(self, tenure: Tenure) -> None:
         """Give a held claim back. Raises `LeaseLost` if it was lost before; a second release does nothing.
@@ -171,7 +150,7 @@ class Session:
         except BaseException:  # before, during or after the call: it was to be given back
             tenure.unknown = True
             if tenure.ended != "lost":
-                self._end(tenure, "released")
+                self.renewer.end(tenure, "released")
             await self.undo(tenure)
             raise
 
@@ -182,7 +161,7 @@ class Session:
             return
         now = self.world.now()
         if now >= tenure.deadline:
-            self._lost(tenure, "its time ran out")
+            self.renewer.lost(tenure, "its time ran out")
             raise LeaseLost(lost_message(tenure))
         tenure.ended = "released"  # whatever the engine says, it is ours no more
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
@@ -194,11 +173,11 @@ class Session:
             await self._give_back(tenure, min(now + self.patience_s, tenure.deadline))
             left = True
         else:
-            self._given_back(tenure)
+            self.renewer.given_back(tenure)
         if not left:
-            self._lost(tenure, f"{self.engine.capabilities.engine} no longer knew it at its release")
+            self.renewer.lost(tenure, f"{self.engine.capabilities.engine} no longer knew it at its release")
             raise LeaseLost(lost_message(tenure))
-        self._end(tenure, "released")
+        self.renewer.end(tenure, "released")
 
     async def undo(self, tenure: Tenure, patience_s: float = CLEANUP_S) -> None:
         """Give back whatever an unfinished acquire or release may have left, whatever interrupts us meanwhile.
@@ -208,98 +187,39 @@ class Session:
         self.tenures.pop(tenure.claim.id, None)
         try:
             if not tenure.ended:
-                self._end(tenure, "given up")
+                self.renewer.end(tenure, "given up")
             if tenure.first_sent is not None:
                 await self.world.shield(self._give_back(tenure, self.world.now() + patience_s), CLEANUP_S)
         except BaseException:
             if tenure.first_sent is not None:  # not even begun: the renewer does it
-                self._bequeath(tenure, tenure.first_sent)
+                self.renewer.bequeath(tenure, tenure.first_sent)
             raise
 
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
-        self._bequeath(tenure, self.world.now() + CLEANUP_S)
+        self.renewer.bequeath(tenure, self.world.now() + CLEANUP_S)
         request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
         try:
             await self.ask(request, until, tenure)
         except BaseException as trouble:
-            self._bequeath(tenure, self.world.now())
+            self.renewer.bequeath(tenure, self.world.now())
             if not isinstance(trouble, HoldfastError):
                 raise
             log.info("giving back %s goes on in the background: %s", tenure.turnstile.address, trouble)
         else:
-            self._given_back(tenure)
-
-    def _given_back(self, tenure: Tenure) -> None:
-        tenure.first_sent = None  # nothing of it is left to undo
-        self.graves.pop(tenure.claim.id, None)
-
-    def _bequeath(self, tenure: Tenure, due: float) -> None:
-        """Let the renewer give this claim back from ``due`` on, for as long as it may stand."""
-        if tenure.deadline == NEVER_S:
-            tenure.deadline = self.world.now() + tenure.claim.ttl_s
-        if self._by_session:  # which outlasts its leases
-            tenure.deadline = self.world.now() + 3 * tenure.claim.ttl_s + CLEANUP_S
-        tenure.due, tenure.look_at, tenure.hold_until = due, NEVER_S, NEVER_S
-        self.graves[tenure.claim.id] = tenure
-        self._expect(tenure)
+            self.renewer.given_back(tenure)
 
     # -- calls
 
     async def ask(self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None) -> T:
-        """Call, and call again while the engine does not answer: every operation is idempotent by its id.
-
-        For at most ``patience_s``, and not beyond ``give_up_at`` once it has been tried. A try has half of the time
-        that is left, so that a connection that died in silence leaves some for another. Raises `Unavailable`; what may
-        have been done nevertheless is noted on ``asker``.
-        """
+        """`Calls.ask`, but not in a forked child."""
         self.refuse_fork()
-        started = self.world.now()
-        attempt = 0
-        while True:
-            left_s = min(started + self.patience_s, give_up_at) - self.world.now()
-            try:
-                return await self.world.call(request, max(left_s / 2, 0.25))
-            except (OutcomeUnknown, Unavailable) as trouble:
-                if asker is not None and isinstance(trouble, OutcomeUnknown):
-                    asker.unknown = True
-                attempt += 1
-                await self._bear(trouble, request.op, attempt, started, give_up_at)
-            except HoldfastError:
-                raise
-            except BaseException:
-                if asker is not None:
-                    asker.unknown = True
-                raise
-
-    async def _bear(self, trouble: Exception, op: str, attempt: int, started: float, give_up_at: float) -> None:
-        """Pause before the next try; or raise `Unavailable` where there is no time for one."""
-        pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
-        now = self.world.now()
-        left_s = min(started + self.patience_s, give_up_at) - now
-        if left_s <= 0:
-            raise Unavailable(
-                f"{self.engine.capabilities.engine} did not serve {op} "
-                f"(tried {attempt} times in {now - started:.1f} s): {trouble}"
-            ) from trouble
-        await self.world.sleep(min(pause_s, left_s))
-
-    async def _insist(self, op: str, once: Callable[[float], Awaitable[T]], give_up_at: float = NEVER_S) -> T:
-        """`ask` for what is no request: ``once`` takes the seconds that this try has."""
-        started = self.world.now()
-        attempt = 0
-        while True:
-            left_s = min(started + self.patience_s, give_up_at) - self.world.now()
-            try:
-                return await once(max(left_s / 2, 0.25))
-            except (OutcomeUnknown, Unavailable) as trouble:
-                attempt += 1
-                await self._bear(trouble, op, attempt, started, give_up_at)
+        return await self.calls.ask(request, give_up_at, asker)
 
     async def listen(self, give_up_at: float = NEVER_S) -> bool:
         """Let signals flow; True if they did not before, and the caller must look again. Raises `Unavailable`."""
         world = self.world
-        new = await self._insist("signals", lambda s: world.listen(self.deliver, self.look_again, s), give_up_at)
+        new = await self.calls.insist("signals", lambda s: world.listen(self.deliver, self.look_again, s), give_up_at)
         self.listening = True
         return new
 
@@ -308,7 +228,7 @@ class Session:
         await self.listen()
         self.watchers.setdefault(turnstile.address, {})[id(mailbox)] = mailbox
         try:
-            await self._insist("signals", lambda timeout_s: self.world.watch(turnstile, timeout_s))
+            await self.calls.insist("signals", lambda timeout_s: self.world.watch(turnstile, timeout_s))
         except BaseException:
             with contextlib.suppress(HoldfastError):
                 await self.unwatch(turnstile, mailbox)
@@ -329,13 +249,13 @@ class Session:
                 mailbox.post(signal)
         elif tenure := self.tenures.get(signal.key):
             if signal.kind == model.WANTED:
-                self._want(tenure)
+                self.renewer.want(tenure)
             elif signal.kind == model.UNSURE:
-                self._doubt(tenure, "the connection broke")
-                tenure.due = self._wake_at = self.world.now()
-                self.nudge()
+                self.renewer.doubt(tenure, "the connection broke")
+                tenure.due = self.world.now()
+                self.renewer.wake()
             elif signal.kind == model.GONE:
-                self._gone(tenure)
+                self.renewer.gone(tenure)
             else:
                 tenure.mailbox.post(signal)
 
@@ -348,223 +268,27 @@ class Session:
         for address, mailboxes in list(self.watchers.items()):
             for mailbox in list(mailboxes.values()):
                 mailbox.post(Signal(model.CHANGED, address))
-        self._wake_at = now
-        self.nudge()
-
-    def nudge(self) -> None:
-        self._mailbox.post(Signal(model.NUDGE))
-
-    def emit(self, kind: str, tenure: Tenure, elapsed_s: float = 0.0) -> None:
-        if self.hooks:
-            emit(self.hooks, Event(kind, tenure.turnstile.address, tenure.claim.id, tenure.token, elapsed_s))
-
-    def _want(self, tenure: Tenure) -> None:
-        if not tenure.wanted:
-            tenure.wanted = True
-            self.emit("wanted", tenure)
+        self.renewer.wake()
 
     # -- ends
 
     def watch_handle(self, tenure: Tenure, handle: object) -> None:
         """Release the claim if its handle is collected without having been released."""
-        orphans, nudge = self._orphans, self.nudge
-
-        def collected(_: object) -> None:
-            orphans.append(tenure)
-            nudge()
-
-        tenure.handle = weakref.ref(handle, collected)
-
-    def _end(self, tenure: Tenure, how: str, why: str = "") -> None:
-        tenure.ended, tenure.why, tenure.handle = how, why, None
-        for mailbox in list(tenure.ends):
-            mailbox.post(Signal(model.NUDGE))
-        if self.hooks:
-            held_s = self.world.now() - tenure.held_since if tenure.admitted else 0.0
-            self.emit({"given up": "gave_up"}.get(how, how), tenure, held_s)
+        self.renewer.watch_handle(tenure, handle)
 
     def detach(self, tenure: Tenure) -> None:
         """Forget a held claim without giving it back."""
         self.tenures.pop(tenure.claim.id, None)
-        self._end(tenure, "detached")
-
-    def lose(self, tenure: Tenure, why: str) -> None:
-        """The claim is no more; tell its holder, or who waits with it, once."""
-        if self.tenures.pop(tenure.claim.id, None) is None:
-            return
-        if tenure.admitted:  # asked after it was taken out, as `hold` says it before it looks whether it is in
-            self._lost(tenure, why)
-        else:
-            tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))
-
-    def _lost(self, tenure: Tenure, why: str) -> None:
-        log.warning("lost %s (token %d): %s", tenure.turnstile.address, tenure.token, why)
-        self._end(tenure, "lost", why)
-        if self._by_session and tenure.first_sent is not None:  # lost by its time, which ends it only here
-            self._bequeath(tenure, self.world.now())
-        self.tell_lost(tenure)
-        tenure.mailbox.post(Signal(model.LOST, tenure.claim.id))
-
-    def tell_lost(self, tenure: Tenure) -> None:
-        """Call back who asked to be told, each once, though several threads may be at it."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self.world.notify(tenure.on_lost.pop(0))
-
-    # -- the renewer
-
-    def _expect(self, tenure: Tenure) -> None:
-        """Make sure the renewer wakes for this tenure; a nudge only where it would sleep too long."""
-        if not self._renewing:
-            self.world.spawn(self._renew_forever(), "holdfast-renewer")
-            self._renewing = True
-        wake_at = tenure.wake_at
-        if wake_at < self._wake_at:
-            self._wake_at = wake_at
-            self.nudge()
-
-    async def _renew_forever(self) -> None:
-        if next(self._renewers):  # the first one stays
-            return
-        while not self.closing:
-            await self.world.wait_signal(self._mailbox, self._wake_at)
-            while self._orphans:
-                self._collect(self._orphans.popleft())
-            try:
-                if self.world.now() >= self._wake_at:
-                    await self._round()
-                else:  # a nudge only ever brings the time forward, so that one lock taken again and again costs none
-                    self._wake_at = min(self._wake_at, self._next_at())
-            except Exception:
-                log.exception("a round of renewals failed; the next one follows")
-                self._wake_at = self.world.now() + 0.1
-
-    async def _round(self) -> None:
-        """Once over all tenures: end what is over, renew what is due, give back what is unwanted."""
-        self._wake_at = NEVER_S  # whoever comes in the meantime nudges
-        now = self.world.now()
-        for tenure in list(self.tenures.values()):
-            if now >= tenure.deadline:
-                self.lose(tenure, "its time ran out before a renewal was acknowledged")
-            elif now >= tenure.hold_until:
-                self.lose(tenure, f"held for longer than max_hold_s={tenure.max_hold_s}")
-                self._bequeath(tenure, now)
-        await self._renew([tenure for tenure in list(self.tenures.values()) if tenure.is_due(now)])
-        await self._give_back_due(now)
-        self._wake_at = min(self._wake_at, self._next_at())
-
-    def _next_at(self) -> float:
-        """When the first of all tenures needs something."""
-        kept = [*self.tenures.values(), *self.graves.values()]
-        return min((tenure.wake_at for tenure in kept), default=NEVER_S)
-
-    async def _give_back_due(self, now: float) -> None:
-        for claim_id in [id for id, tenure in list(self.graves.items()) if now >= tenure.deadline]:
-            self.graves.pop(claim_id, None)  # it has expired at the engine as well
-        due = [tenure for tenure in list(self.graves.values()) if tenure.due <= now][:GRAVES_AT_ONCE]
-        if not due:
-            return
-        requests = [self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown) for tenure in due]
-        replies = await self.world.call_many(requests, self._timeout_s())
-        for tenure, reply in zip(due, replies, strict=True):
-            if isinstance(reply, Exception):
-                tenure.unknown = True
-                tenure.due = self.world.now() + self._pause_s(tenure)
-            else:
-                self._given_back(tenure)
-
-    def _timeout_s(self) -> float:
-        """How long a call of the renewer may take: half of what the first lease to end has left.
-
-        So a connection that died in silence costs no lease: another is tried while there is time.
-        """
-        first_end = min((tenure.deadline for tenure in list(self.tenures.values())), default=NEVER_S)
-        return max(0.05, min(self.patience_s, (first_end - self.world.now()) / 2))
-
-    def _pause_s(self, tenure: Tenure) -> float:
-        return min(1.0, tenure.claim.ttl_s / 10) * (0.5 + self.world.random() / 2)
-
-    async def _renew(self, due: list[Tenure]) -> None:
-        if not due:
-            return
-        sent = self.world.now()
-        requests = list(self.engine.renew([(tenure.turnstile, tenure.claim) for tenure in due]))
-        heard: set[str] = set()
-        trouble: Exception | None = None
-        for reply in await self.world.call_many(requests, self._timeout_s()):
-            if isinstance(reply, Exception):
-                trouble = reply
-                continue
-            heard.update(reply)
-            for claim_id, standing in reply.items():
-                if tenure := self.tenures.get(claim_id):
-                    self._hear(tenure, standing, sent)
-        now = self.world.now()
-        for tenure in due:
-            if tenure.claim.id not in heard and not tenure.ended:
-                tenure.due = now + self._pause_s(tenure)
-                tenure.look_at = NEVER_S
-                self._doubt(tenure, trouble)
-
-    def _doubt(self, tenure: Tenure, trouble: object) -> None:
-        if not tenure.unsure:
-            tenure.unsure = True
-            log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
-            self.emit("unsure", tenure)
-
-    def _hear(self, tenure: Tenure, standing: Standing, sent: float) -> None:
-        if standing.state is State.GONE:
-            self._gone(tenure)
-            return
-        tenure.acknowledge(sent, standing)
-        if standing.state is State.ADMITTED:
-            if tenure.admitted:
-                self.emit("renewed", tenure)
-            else:
-                tenure.mailbox.post(Signal(model.ADMITTED, tenure.claim.id))
-        if standing.wanted:
-            self._want(tenure)
-
-    def _gone(self, tenure: Tenure) -> None:
-        tenure.first_sent = None
-        self.lose(tenure, f"{self.engine.capabilities.engine} no longer knows it")
-
-    def _collect(self, tenure: Tenure) -> None:
-        """Its handle was thrown away: nobody can use or release this lease, so release it."""
-        if self.tenures.pop(tenure.claim.id, None) is None:
-            return
-        self._end(tenure, "released", "its handle was collected")
-        self._bequeath(tenure, self.world.now())
-        try:
-            warnings.warn(f"a lease on {tenure.turnstile.address} was never released", ResourceWarning, stacklevel=2)
-        except ResourceWarning:
-            log.exception("a ResourceWarning that was made an error")
-
-    # -- close and fork
+        self.renewer.end(tenure, "detached")
 
     async def close(self) -> None:
-        """Release everything that is held or waits, and stop the renewer."""
-        self.closing = True
-        now = self.world.now()
-        for tenure in list(self.tenures.values()):
-            if self.tenures.pop(tenure.claim.id, None) is not None:
-                self._end(tenure, "released", "its client was closed")
-                self._bequeath(tenure, now)
-                tenure.mailbox.post(Signal(model.GONE, tenure.claim.id))  # nobody waits on a closed client
-        self.nudge()
-        while self.graves and self.world.now() < now + min(self.patience_s, CLOSE_S):
-            await self._give_back_due(self.world.now())
-            if self.graves:
-                await self.world.sleep(0.01)
+        """Release everything that is held or waits."""
+        await self.renewer.close()
 
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing, and say so to whoever looks."""
-        for tenure in self.tenures.values():
-            tenure.ended, tenure.why, tenure.handle = "lost", why, None
-        self.tenures.clear()
-        self.graves.clear()
+        self.renewer.forget(why)
         self.watchers.clear()
-        self.closing = True
         self.forgotten = why
 
 

@@ -32,7 +32,7 @@ class Queue:
         listened = session.listening
         standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
         if standing.state is not State.ADMITTED:
-            session.emit("waiting", tenure)
+            session.renewer.emit("waiting", tenure)
             if await session.listen(deadline) or not listened:  # what was said before signals flowed is lost
                 standing = await session.renew_one(tenure, deadline)
         trusts = True  # what a signal says of our place

@@ -76,7 +76,7 @@ def take_away(lease: LeaseBase) -> None:
     session, tenure = lease._session, lease._tenure  # pyright: ignore[reportPrivateUsage]
     leave = session.engine.leave(tenure.turnstile, tenure.claim.id, True)
     MemoryLink(cast(ScriptedEngine, session.engine)).call(leave, 1.0)
-    session.lose(tenure, "the test took it away")
+    session.renewer.lose(tenure, "the test took it away")
 
 
 class ScriptedLink(MemoryLink):
