@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from etcd_server import EtcdEnsemble, EtcdServer
 from hypothesis import settings
 from servers import RedisServer
 from zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer
@@ -71,6 +72,38 @@ def zookeeper_ensemble(tmp_path: Path) -> Iterator[ZooKeeperEnsemble]:
     folder = tmp_path / "ensemble"
     folder.mkdir()
     with ZooKeeperEnsemble(folder) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture(scope="session")
+def etcd_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One server for all tests of a worker process that do it no harm; use `etcd_url`."""
+    with EtcdServer(tmp_path_factory.mktemp("etcd")) as server:
+        yield server
+
+
+@pytest.fixture
+def etcd_url(etcd_session: EtcdServer) -> str:
+    """An empty etcd."""
+    etcd_session.clear()
+    return etcd_session.url
+
+
+@pytest.fixture
+def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
+    """A server of the test's own, to be harmed."""
+    folder = tmp_path / "etcd"
+    folder.mkdir()
+    with EtcdServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def etcd_ensemble(tmp_path: Path) -> Iterator[EtcdEnsemble]:
+    """Three servers of the test's own, to be harmed."""
+    folder = tmp_path / "etcds"
+    folder.mkdir()
+    with EtcdEnsemble(folder) as ensemble:
         yield ensemble
 
 

@@ -5,6 +5,7 @@ ENGINES = (
     "sqlite",
     "redis",
     "zookeeper",
+    "etcd",
 )
 SHARED = tuple(engine for engine in ENGINES if engine != "memory")
 """What several processes can share."""

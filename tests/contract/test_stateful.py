@@ -73,7 +73,7 @@ class Beside(RuleBasedStateMachine):
             return standing.state, standing.wanted
 
         ours, model = self.both(renewed)
-        if self.url.startswith("zookeeper") and not self.pair[1].waiting(self.place(name)):
+        if self.url.startswith(("zookeeper", "etcd")) and not self.pair[1].waiting(self.place(name)):
             assert ours in (model, (model[0], False))  # there, who waited and went is not remembered
         else:
             assert ours == model

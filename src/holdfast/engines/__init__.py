@@ -14,7 +14,11 @@ from ..model import check_name
 
 REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 ZOOKEEPER_SCHEMES = ("zookeeper", "zookeepers")
-KNOWN = "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// zookeeper:// zookeepers://"
+ETCD_SCHEMES = ("etcd", "etcds")
+KNOWN = (
+    "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// zookeeper:// zookeepers:// "
+    "etcd:// etcds://"
+)
 
 
 log = logging.getLogger("holdfast.engine")
@@ -67,6 +71,8 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
     if scheme in ZOOKEEPER_SCHEMES:
         return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
+    if scheme in ETCD_SCHEMES:
+        return cast(Engine, _load("etcd").EtcdEngine(target, namespace))
     raise Misuse(f"no engine is called {scheme!r}; known: {KNOWN}")
 
 
