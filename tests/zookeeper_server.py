@@ -49,7 +49,7 @@ class ZooKeeperServer(Server):
         return [
             java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.admin.enableServer=false",
             "-Dzookeeper.forceSync=no", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *self.options,
-            "-cp", f"{JARS}/zookeeper.jar:{JARS}/slf4j-simple.jar",
+            "-cp", ":".join(f"{JARS}/{jar}.jar" for jar in ("zookeeper", "slf4j-simple", "netty-codec", "netty-resolver")),
             "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(self.folder / "zoo.cfg"),
         ]  # fmt: skip
 

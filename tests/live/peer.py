@@ -67,8 +67,9 @@ class Orders:
     def pid(self) -> int:
         return os.getpid()
 
-    def acquire(self, name: str, ttl_s: float) -> int:
-        self.lease = self.client.lock(name, ttl_s=ttl_s).acquire()
+    def acquire(self, name: str, ttl_s: float | None = None) -> int:
+        options = {} if ttl_s is None else {"ttl_s": ttl_s}
+        self.lease = self.client.lock(name, **options).acquire()
         return self.lease.token
 
     def open(self, name: str) -> str:

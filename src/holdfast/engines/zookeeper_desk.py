@@ -239,8 +239,9 @@ class Desk:
             kick(client)
 
     def not_ready(self, waited_s: float) -> HoldfastError:
+        error = self.client.handler.last_error if self.client is not None else ""
         return self.trouble or Unavailable(
-            f"no session with ZooKeeper at {self.target.where} (tried for {waited_s:.1f} s)"
+            f"no session with ZooKeeper at {self.target.where} (tried for {waited_s:.1f} s): {error or 'no answer'}"
         )
 
     def tell(self, signal: Signal) -> None:
@@ -309,13 +310,14 @@ class Desk:
         with self.lock:
             self.closed = True
             client, self.client = self.client, None
+        lives = self.ready.is_set()
         self.ready.clear()
         self._answer(Misuse("this client is closed"))
         if client is None:
             return
         ending = threading.Thread(target=_end, args=(client,), name="holdfast-zookeeper-close", daemon=True)
         ending.start()
-        ending.join(CLOSE_S)
+        ending.join(CLOSE_S if lives else 0.1)
         if ending.is_alive():
             kick(client)
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -74,7 +75,10 @@ class _Buffered:
     def frame(self) -> bytes | None:
         """The next message, if all of it has come."""
         if self._at >= len(self._read):
-            self._read, self._at = self.sock.recv(1 << 16), 0
+            try:
+                self._read, self._at = self.sock.recv(1 << 16), 0
+            except BlockingIOError:
+                return None
         if len(self._read) - self._at < 4:
             return None
         (size,) = struct.unpack_from(">i", self._read, self._at)
@@ -84,6 +88,19 @@ class _Buffered:
         frame = self._read[self._at + 4 : end]
         self._at = end
         return frame
+
+
+def _with_tls(sock: socket.socket, hostname: str, options: dict[str, Any]) -> ssl.SSLSocket:
+    try:
+        context = ssl.create_default_context(cafile=options["ca"])
+        context.check_hostname = options["check_hostname"]
+        context.verify_mode = ssl.CERT_REQUIRED if options["verify_certs"] else ssl.CERT_NONE
+        if options["certfile"]:
+            context.load_cert_chain(options["certfile"], options["keyfile"], options["keyfile_password"])
+        return context.wrap_socket(sock, server_hostname=hostname)
+    except BaseException:
+        sock.close()
+        raise
 
 
 class _Inline:
@@ -98,6 +115,7 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
 
     queue_impl: ClassVar[Any] = _Inline
     thread: threading.Thread | None = None
+    last_error = ""
 
     def start(self) -> None:
         self._running = True
@@ -116,11 +134,16 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
         except Exception:
             log.exception("a watcher failed")
 
-    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs["timeout"] = min(kwargs.get("timeout") or CONNECT_S, CONNECT_S)
-        base: Any = super()
-        sock: Any = base.create_connection(*args, **kwargs)
-        return _Buffered(sock) if type(sock) is socket.socket and _HAS_POLL else sock
+    def create_connection(self, address: Any, hostname: str = "", use_ssl: bool = False, **options: Any) -> Any:
+        try:
+            sock = socket.create_connection(address, CONNECT_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if use_ssl:
+                return _with_tls(sock, hostname, options)
+        except OSError as error:
+            self.last_error = str(error)
+            raise
+        return _Buffered(sock) if _HAS_POLL else sock
 
     def select(self, reads: Any, writes: Any, excepts: Any, timeout: float | None = None) -> Any:
         if not _HAS_POLL:
@@ -186,16 +209,20 @@ class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
         return header, frame, offset
 
 
-class _NoCredentials(logging.Filter):
-    """kazoo logs every request; those that carry a password must not be."""
+class _Hushed(logging.Filter):
+    """kazoo logs every request, also those that carry a password; and warns of each try, where a lease warns once."""
+
+    secret = (_serialization.Auth, _serialization.SASL, _serialization.Connect)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            record.levelno, record.levelname = logging.INFO, "INFO"
         args = record.args if isinstance(record.args, tuple) else ()
-        return not any(isinstance(arg, (_serialization.Auth, _serialization.SASL)) for arg in args)
+        return _log.isEnabledFor(record.levelno) and not any(isinstance(arg, self.secret) for arg in args)
 
 
 _log = logging.getLogger("holdfast.zookeeper.kazoo")
-_log.addFilter(_NoCredentials())
+_log.addFilter(_Hushed())
 
 
 def new_client(target: Target) -> Any:

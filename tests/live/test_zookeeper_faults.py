@@ -1,0 +1,379 @@
+"""Faults on one ZooKeeper: sessions that are in doubt or over, replies and requests that are lost or late."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from onlooker import Onlooker
+from peer import Peer
+from proxy import TcpProxy, standing
+from servers import eventually
+from zookeeper_live import LONG, SHORT, Waiter, desk_of, expire
+from zookeeper_server import ZooKeeperServer
+
+from holdfast import AcquireTimeout, LeaseLost, StaleToken, Unavailable, Unsupported
+from holdfast.hooks import Event
+
+pytestmark = pytest.mark.live
+
+Connect = Callable[..., Any]
+Look = Callable[[str], Onlooker]
+
+
+@pytest.fixture
+def proxy(zookeeper_session: ZooKeeperServer) -> Iterator[TcpProxy]:
+    """A network between clients and the server."""
+    proxy = TcpProxy(zookeeper_session.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through(proxy: TcpProxy, zookeeper_url: str) -> str:
+    """The same tree, through the proxy."""
+    return f"zookeeper://127.0.0.1:{proxy.port}/{zookeeper_url.rpartition('/')[2]}"
+
+
+@pytest.fixture
+def look(zookeeper_url: str, onlooker: Look) -> Onlooker:
+    return onlooker(zookeeper_url)
+
+
+# -- sessions
+
+
+def test_a_broken_connection_is_unsure_at_once_and_held_again_with_the_same_token(
+    zookeeper_server: ZooKeeperServer, connect: Connect, onlooker: Look
+) -> None:
+    steps: list[Event] = []
+    client = connect(f"{zookeeper_server.url}?{LONG}", hooks=[steps.append])
+    lease = client.lock("x").acquire()
+    zookeeper_server.kill()
+    eventually(lambda: lease.state == "UNSURE")  # its renewal would have been due in ten seconds
+    zookeeper_server.start()
+    eventually(lambda: lease.state == "HELD")
+    assert onlooker(zookeeper_server.url).holders("x") == [lease.token]
+    lease.release()
+    assert [step.kind for step in steps if step.kind != "renewed"] == ["held", "unsure", "released"]
+
+
+def test_an_expired_session_loses_its_leases_at_once_and_the_next_ones_data_stands(
+    zookeeper_session: ZooKeeperServer, zookeeper_url: str, connect: Connect
+) -> None:
+    client, other = connect(f"{zookeeper_url}?{LONG}"), connect(f"{zookeeper_url}?{LONG}")
+    lost = threading.Event()
+    leases = [client.lock(name).acquire() for name in ("x", "y")]
+    leases[0].on_lost(lost.set)
+    opened = client.cell("ledger").open(leases[0])
+    opened.put(b"first")
+    expire(zookeeper_session, client)
+    assert lost.wait(20)
+    eventually(lambda: [lease.state for lease in leases] == ["LOST", "LOST"])
+    following = other.lock("x").acquire(timeout_s=20)
+    assert following.token > leases[0].token
+    other.cell("ledger").open(following).put(b"second")
+    with pytest.raises(StaleToken):
+        opened.put(b"late")
+    with pytest.raises(LeaseLost):
+        leases[0].release()
+    client.lock("y").acquire(timeout_s=20).release()  # in a new session
+    following.release()
+
+
+def test_a_waiter_whose_session_expired_queues_anew(
+    zookeeper_session: ZooKeeperServer, zookeeper_url: str, connect: Connect, look: Onlooker
+) -> None:
+    holder, client = connect(f"{zookeeper_url}?{LONG}"), connect(f"{zookeeper_url}?{LONG}")
+    lease = holder.lock("x").acquire()
+    waiter = Waiter(look, client)
+    (first,) = [claim.token for claim in look.claims("x") if not claim.admitted]
+    expire(zookeeper_session, client)
+    eventually(lambda: [claim.token > first for claim in look.claims("x") if not claim.admitted] == [True])
+    lease.release()
+    assert waiter.entered().token > first
+    waiter.lease.release()
+    assert look.claims("x") == ()
+
+
+def test_after_a_killed_holder_the_next_enters_when_its_session_ends(
+    zookeeper_url: str, connect: Connect, start_peer: Callable[..., Peer]
+) -> None:
+    holder = start_peer(f"{zookeeper_url}?{SHORT}")
+    token = holder.do("acquire", "x")
+    holder.signal(signal.SIGKILL)
+    lease = connect(f"{zookeeper_url}?{SHORT}").lock("x").acquire(timeout_s=30)
+    assert lease.token > token
+    lease.release()
+
+
+def test_a_holder_paused_past_its_session_is_told_and_refused(
+    zookeeper_url: str, connect: Connect, start_peer: Callable[..., Peer], look: Onlooker
+) -> None:
+    paused = start_peer(f"{zookeeper_url}?{SHORT}")
+    token = paused.do("acquire", "x")
+    paused.do("open", "ledger")
+    paused.do("put", "first")
+    paused.signal(signal.SIGSTOP)
+    client = connect(f"{zookeeper_url}?{SHORT}")
+    lease = client.lock("x").acquire(timeout_s=30)
+    opened = client.cell("ledger").open(lease)
+    assert (opened.value, lease.token > token) == (b"first", True)
+    opened.put(b"second")
+    paused.signal(signal.SIGCONT)
+    assert paused.do("state") == "LOST"  # by its own clock, before it has heard of anybody
+    with pytest.raises(StaleToken):
+        paused.do("put", "written in the past")
+    with pytest.raises(LeaseLost):
+        paused.do("release")
+    assert look.cell("ledger").value == b"second"
+    assert look.holders("x") == [lease.token]
+    lease.release()
+
+
+def test_what_ended_by_its_time_is_given_back_while_the_session_goes_on(
+    zookeeper_url: str, connect: Connect, look: Onlooker
+) -> None:
+    client = connect(f"{zookeeper_url}?{SHORT}")
+    lease = client.lock("x", renew=False).acquire()
+    kept = client.lock("y").acquire()
+    following = connect(f"{zookeeper_url}?{SHORT}").lock("x").acquire(timeout_s=30)
+    assert (lease.state, kept.state) == ("LOST", "HELD")
+    assert following.token > lease.token
+    following.release()
+    kept.release()
+    assert look.claims("x") == ()
+
+
+def test_a_lease_is_bound_to_its_session(zookeeper_url: str, connect: Connect) -> None:
+    client = connect(f"{zookeeper_url}?ttl_s=20")
+    assert client.capabilities.ttl_s == 20
+    with pytest.raises(Unsupported, match="ttl_s: 20 here"):
+        client.lock("x", ttl_s=15.0)
+    lease = client.lock("x", ttl_s=20.0).acquire()
+    assert 15 < lease.remaining_s < 20
+    with pytest.raises(Unsupported, match="cannot change hands"):
+        lease.detach()
+    assert lease.state == "HELD"
+    lease.release()
+
+
+def test_a_restart_of_the_server_keeps_leases_and_waiters(
+    zookeeper_server: ZooKeeperServer, connect: Connect, onlooker: Look
+) -> None:
+    url = f"{zookeeper_server.url}?{LONG}"
+    client, other = connect(url, patience_s=30.0), connect(url, patience_s=30.0)
+    lease = client.lock("x").acquire()
+    look = onlooker(zookeeper_server.url)
+    waiter = Waiter(look, other)
+    tokens = [claim.token for claim in look.claims("x")]
+    zookeeper_server.restart()
+    eventually(lambda: lease.state == "HELD")
+    lease.release()
+    entered = waiter.entered()
+    assert [lease.token, entered.token] == tokens
+    entered.release()
+
+
+# -- the network
+
+
+def test_one_dead_connection_costs_no_lease_where_a_new_one_would_do(
+    proxy: TcpProxy, through: str, connect: Connect, look: Onlooker
+) -> None:
+    steps: list[Event] = []
+    client = connect(f"{through}?ttl_s=4", hooks=[steps.append])
+    lease = client.lock("x").acquire()
+    proxy.silence(standing)
+    eventually(lambda: len(proxy.wires) > 1)
+    eventually(lambda: steps[-1].kind == "renewed")
+    assert lease.state == "HELD"
+    assert look.holders("x") == [lease.token]
+    lease.release()
+    assert "lost" not in [step.kind for step in steps]
+
+
+def test_a_silence_loses_the_lease_on_time_and_before_the_next_enters(
+    proxy: TcpProxy, through: str, zookeeper_url: str, connect: Connect, look: Onlooker
+) -> None:
+    lease = connect(f"{through}?{SHORT}", patience_s=1.0).lock("x").acquire()
+    proxy.silence()
+    following = Waiter(look, connect(f"{zookeeper_url}?{SHORT}")).entered()
+    assert lease.state == "LOST"
+    assert following.token > lease.token
+    with pytest.raises(LeaseLost):
+        lease.release()
+    following.release()
+    proxy.heal()
+    eventually(lambda: not look.claims("x"))
+
+
+def test_a_hand_over_arrives_although_the_waiters_connection_broke(
+    proxy: TcpProxy, through: str, zookeeper_url: str, connect: Connect, look: Onlooker
+) -> None:
+    holder = connect(f"{zookeeper_url}?{LONG}").lock("x").acquire()
+    waiter = Waiter(look, connect(f"{through}?{LONG}"))
+    proxy.silence(standing)  # the event comes to nobody
+    holder.release()
+    proxy.cut(standing)
+    assert waiter.entered().token > holder.token
+    waiter.lease.release()
+
+
+# -- replies and requests
+
+
+def test_a_created_node_whose_reply_was_lost_is_found_and_never_doubled(
+    proxy: TcpProxy, through: str, connect: Connect, look: Onlooker
+) -> None:
+    client = connect(f"{through}?{LONG}")
+    client.ping()
+    proxy.swallow_reply_to(b"/1c!")
+    lease = client.lock("x").acquire()
+    assert proxy.happened.is_set()
+    (claim,) = look.claims("x")
+    assert claim.token == lease.token
+    lease.release()
+    assert look.claims("x") == ()
+
+
+def test_a_refusal_whose_reply_was_lost_leaves_nothing(
+    proxy: TcpProxy, through: str, zookeeper_url: str, connect: Connect, look: Onlooker
+) -> None:
+    holder = connect(f"{zookeeper_url}?{LONG}").lock("x").acquire()
+    client = connect(f"{through}?{LONG}")
+    client.ping()
+    proxy.swallow_reply_to(b"/1w!")
+    assert client.lock("x").try_acquire() is None
+    assert proxy.happened.is_set()
+    assert look.holders("x") == [holder.token]
+    assert look.waiters("x") == 0
+    holder.release()
+
+
+def test_a_release_whose_reply_was_lost_is_a_release_and_no_loss(
+    proxy: TcpProxy, through: str, connect: Connect, look: Onlooker
+) -> None:
+    client = connect(f"{through}?{LONG}")
+    lease = client.lock("x").acquire()
+    proxy.swallow_reply_to(b"/1c!")
+    lease.release()
+    assert proxy.happened.is_set()
+    assert lease.state == "RELEASED"
+    eventually(lambda: not look.claims("x"))
+
+
+def test_a_put_whose_reply_was_lost_lands_once(proxy: TcpProxy, through: str, connect: Connect, look: Onlooker) -> None:
+    client = connect(f"{through}?{LONG}")
+    lease = client.lock("x").acquire()
+    opened = client.cell("ledger").open(lease)
+    opened.put(b"one")
+    proxy.swallow_reply_to(b"\x00\x03two")
+    opened.put(b"two")
+    assert proxy.happened.is_set()
+    opened.put(b"three")
+    cell = look.cell("ledger")
+    assert (cell.value, cell.version) == (b"three", 4)
+    lease.release()
+
+
+def test_an_enter_that_comes_long_after_it_was_given_up_leaves_no_orphan(
+    proxy: TcpProxy, through: str, connect: Connect, look: Onlooker
+) -> None:
+    client = connect(f"{through}?{LONG}", patience_s=1.0)
+    client.ping()
+    desk = desk_of(client)
+    proxy.silence()
+    with pytest.raises(Unavailable):
+        client.lock("x").acquire(timeout_s=1.0)
+    assert not desk.places
+    proxy.heal()  # all that was sent arrives, on connections old and new
+    client.ping()
+    eventually(lambda: not look.claims("x"))
+    client.lock("x").acquire(timeout_s=20).release()
+
+
+# -- many
+
+
+@pytest.mark.parametrize(("permits", "clients"), [(2, 6), (1, 4)])
+def test_no_wake_up_is_lost_with_several_permits_and_a_queue(
+    zookeeper_url: str, connect: Connect, look: Onlooker, permits: int, clients: int
+) -> None:
+    """Renewals would mend it after ten seconds: so would nothing here."""
+    inside, most = [0], [0]
+    lock = threading.Lock()
+    trouble: list[Exception] = []
+
+    def work(client: Any) -> None:
+        semaphore = client.semaphore("s", permits)
+        try:
+            for _ in range(20):
+                lease = semaphore.acquire(timeout_s=8.0)
+                with lock:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                with lock:
+                    inside[0] -= 1
+                lease.release()
+        except Exception as error:
+            trouble.append(error)
+
+    threads = [threading.Thread(target=work, args=(connect(f"{zookeeper_url}?{LONG}"),)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert trouble == []
+    assert most[0] <= permits
+    assert look.claims("s", "semaphore") == ()
+
+
+def test_readers_and_writers_wake_one_another(zookeeper_url: str, connect: Connect) -> None:
+    state = {"readers": 0, "writers": 0}
+    lock = threading.Lock()
+    trouble: list[object] = []
+
+    def work(client: Any, number: int) -> None:
+        try:
+            for turn in range(12):
+                write = (turn + number) % 3 == 0
+                rw = client.rwlock("rw")
+                lease = (rw.write() if write else rw.read()).acquire(timeout_s=8.0)
+                with lock:
+                    state["writers" if write else "readers"] += 1
+                    if state["writers"] > 1 or (state["writers"] and state["readers"]):
+                        trouble.append(dict(state))
+                with lock:
+                    state["writers" if write else "readers"] -= 1
+                lease.release()
+        except Exception as error:
+            trouble.append(error)
+
+    threads = [threading.Thread(target=work, args=(connect(f"{zookeeper_url}?{LONG}"), n)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert trouble == []
+
+
+def test_a_waiter_that_gives_up_lets_those_behind_it_in(zookeeper_url: str, connect: Connect, look: Onlooker) -> None:
+    first, heavy, light = (connect(f"{zookeeper_url}?{LONG}") for _ in range(3))
+    held = first.semaphore("x", 2).acquire()
+    waits = heavy.semaphore("x", 2, weight=2)
+
+    def give_up() -> None:
+        with pytest.raises(AcquireTimeout):
+            waits.acquire(timeout_s=1.5)
+
+    gives_up = threading.Thread(target=give_up)
+    gives_up.start()
+    eventually(lambda: [claim.admitted for claim in look.claims("x", "semaphore")] == [True, False])
+    light.semaphore("x", 2).acquire(timeout_s=8.0).release()
+    gives_up.join(20)
+    held.release()
+    assert look.claims("x", "semaphore") == ()
