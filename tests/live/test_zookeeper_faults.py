@@ -196,6 +196,19 @@ def test_one_dead_connection_costs_no_lease_where_a_new_one_would_do(
     assert "lost" not in [step.kind for step in steps]
 
 
+def test_a_server_that_takes_a_connection_and_never_answers_on_it_costs_no_lease(
+    proxy: TcpProxy, through: str, connect: Connect
+) -> None:
+    """As one does that is just starting."""
+    lease = connect(f"{through}?{LONG}").lock("x").acquire()
+    proxy.silence()
+    proxy.cut(lambda wire: wire is proxy.wires[0])
+    eventually(lambda: lease.state == "UNSURE" and len(proxy.wires) == 2)
+    proxy.silence(standing)
+    eventually(lambda: lease.state == "HELD")
+    lease.release()
+
+
 def test_a_silence_loses_the_lease_on_time_and_before_the_next_enters(
     proxy: TcpProxy, through: str, zookeeper_url: str, connect: Connect, look: Onlooker
 ) -> None:

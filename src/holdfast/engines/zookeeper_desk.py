@@ -108,6 +108,7 @@ class Desk:
         self._tombs: deque[tuple[float, str]] = deque()
         self._greeting = False
         self._waiting: list[Callable[[], None]] = []
+        self._asked_at = 0.0  # when it was first asked since it was last heard
         self._heard_at = 0.0
 
     # -- paths
@@ -227,15 +228,19 @@ class Desk:
             self._heard_at = time.monotonic()
             done(replies)
 
+        if self._asked_at <= self._heard_at:
+            self._asked_at = time.monotonic()
         send(self.client, requests, heard)
 
     def checked(self, reply: Any, wrote: bool = True) -> Any:
         return checked(reply, self.target, wrote)
 
-    def silent_since(self, sent_at: float) -> None:
-        """An answer did not come in time: if nothing came at all, try another server, or a new connection."""
+    def late(self) -> None:
+        """An answer did not come in time: if nothing came at all for long, try another server, or a new connection."""
         client = self.client
-        if self._heard_at < sent_at and client is not None:
+        silent = self._heard_at < self._asked_at <= time.monotonic() - self.target.silence_s
+        if silent and client is not None and client.connected:  # else a connection is being made already
+            self._asked_at = time.monotonic()
             kick(client)
 
     def not_ready(self, waited_s: float) -> HoldfastError:

@@ -162,9 +162,15 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
 
 
 class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
-    """kazoo's, which writes all that is queued at once, and keeps how long a session the server granted."""
+    """kazoo's, which writes all that is queued at once, and keeps how long a session the server granted.
+
+    A server that is just starting may take a connection and never answer on it. kazoo would wait for as long as a session
+    lasts, and cost its leases; here it has a share of that, and twice as much each time, should it only be slow.
+    """
 
     granted_s = 0.0
+    silence_s = 1.0
+    _patience_s = 0.0
     client: Any
     _socket: Any
     _read_sock: Any
@@ -172,9 +178,16 @@ class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         base: Any = super()
-        result: Any = base._invoke(timeout, request, xid)
-        if isinstance(request, _serialization.Connect):
-            self.granted_s = result[0].time_out / 1000
+        if not isinstance(request, _serialization.Connect):
+            return base._invoke(timeout, request, xid)
+        self._patience_s = max(self._patience_s, self.silence_s)
+        try:
+            result: Any = base._invoke(min(timeout, self._patience_s), request, xid)
+        except self.handler.timeout_exception:
+            self._patience_s = min(2 * self._patience_s, timeout)
+            raise
+        self._patience_s = 0.0
+        self.granted_s = result[0].time_out / 1000
         return result
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
@@ -237,6 +250,7 @@ def new_client(target: Target) -> Any:
     )
     sasl = client._connection.sasl_options
     client._connection = _Connection(client, client._conn_retry.copy(), logger=_log, sasl_options=sasl)
+    client._connection.silence_s = target.silence_s
     return client
 
 

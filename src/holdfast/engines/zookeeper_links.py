@@ -165,11 +165,10 @@ class BlockingZooKeeperLink(Link):
             heard.append(replies)
             arrived.release()
 
-        sent_at = time.monotonic()
         self.desk.exchange(asked, done)
-        if arrived.acquire(timeout=max(0.001, until - sent_at)):
+        if arrived.acquire(timeout=max(0.001, until - time.monotonic())):
             return heard[0]
-        self.desk.silent_since(sent_at)
+        self.desk.late()
         return None
 
     def _wait_ready(self, timeout_s: float) -> HoldfastError | None:
@@ -182,7 +181,10 @@ class BlockingZooKeeperLink(Link):
             known.wait(timeout_s)
         finally:
             self.desk.forget_waiter(known.set)
-        return None if self.desk.ready.is_set() else self.desk.not_ready(timeout_s)
+        if self.desk.ready.is_set():
+            return None
+        self.desk.late()
+        return self.desk.not_ready(timeout_s)
 
     def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         return self._listen(deliver, look_again)
@@ -223,13 +225,12 @@ class AsyncZooKeeperLink(Link):
         talks = Talks(self, requests)
         while asked := talks.asked:
             replies: asyncio.Future[list[Any]] = self._loop.create_future()
-            sent_at = time.monotonic()
             self.desk.exchange(asked, functools.partial(self._on_loop, _fulfil, replies))
             try:
                 async with asyncio.timeout_at(until):
                     talks.hear(await replies)
             except TimeoutError:
-                self.desk.silent_since(sent_at)
+                self.desk.late()
                 talks.fail(functools.partial(self._late, timeout_s))
         return talks.outcomes
 
@@ -250,7 +251,10 @@ class AsyncZooKeeperLink(Link):
             pass
         finally:
             self.desk.forget_waiter(answered)
-        return None if self.desk.ready.is_set() else self.desk.not_ready(timeout_s)
+        if self.desk.ready.is_set():
+            return None
+        self.desk.late()
+        return self.desk.not_ready(timeout_s)
 
     async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         def on_loop(signal: Signal) -> None:

@@ -31,6 +31,11 @@ class Target(NamedTuple):
         return ttl_within(self.session_timeout_s)
 
     @property
+    def silence_s(self) -> float:
+        """After how long without any answer a connection is given up for another, in time for the leases on it."""
+        return min(2.0, self.session_timeout_s / 10)
+
+    @property
     def where(self) -> str:
         return f"{self.hosts}{self.chroot}"
 
