@@ -200,7 +200,7 @@ def test_a_server_that_takes_a_connection_and_never_answers_on_it_costs_no_lease
     proxy: TcpProxy, through: str, connect: Connect
 ) -> None:
     """As one does that is just starting."""
-    lease = connect(f"{through}?{LONG}").lock("x").acquire()
+    lease = connect(f"{through}?ttl_s=9").lock("x").acquire()  # the server itself would hang up after ten
     proxy.silence()
     proxy.cut(lambda wire: wire is proxy.wires[0])
     eventually(lambda: lease.state == "UNSURE" and len(proxy.wires) == 2)

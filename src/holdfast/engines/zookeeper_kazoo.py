@@ -164,8 +164,8 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
 class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
     """kazoo's, which writes all that is queued at once, and keeps how long a session the server granted.
 
-    A server that is just starting may take a connection and never answer on it. kazoo would wait for as long as a session
-    lasts, and cost its leases; here it has a share of that, and twice as much each time, should it only be slow.
+    A server that is just starting may take a connection and never answer on it. kazoo would wait for as long as a
+    session lasts, and cost its leases; here it has a share of that, and twice as much each time: it may only be slow.
     """
 
     granted_s = 0.0
