@@ -138,6 +138,16 @@ class Pipe(asyncio.Protocol):
 
     # -- what links call
 
+    def ask(self, payload: bytes) -> asyncio.Future[Any]:
+        """Send one request; what comes of it, without a deadline."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed:
+            future.set_result(Unavailable(f"the connection to Redis at {self.where} was lost before this was sent"))
+        else:
+            self._waiting.append(future)
+            self.transport.write(payload)
+        return future
+
     async def exchange(self, payload: bytes, count: int, timeout_s: float) -> list[Any]:
         """Send, and wait for ``count`` replies. Those that do not come are `OutcomeUnknown`."""
         if self.closed:
