@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from etcd_server import EtcdEnsemble, EtcdServer
 from hypothesis import settings
+from redis_deployments import RedisCluster, SentinelDeployment
 from servers import RedisServer
 from zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer
 
@@ -42,6 +43,34 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     folder.mkdir()
     with RedisServer(folder) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sentinel_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelDeployment]:
+    """A primary, a replica and three sentinels for all tests that do them no harm; use `sentinel_url`."""
+    with SentinelDeployment(tmp_path_factory.mktemp("sentinel")) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def sentinel_url(sentinel_session: SentinelDeployment) -> str:
+    """An empty primary, found through sentinels."""
+    sentinel_session.reset()
+    return sentinel_session.url
+
+
+@pytest.fixture(scope="session")
+def cluster_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three primaries and three replicas for all tests that do them no harm; use `cluster_url`."""
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_url(cluster_session: RedisCluster) -> str:
+    """An empty cluster."""
+    cluster_session.reset()
+    return cluster_session.url
 
 
 @pytest.fixture(scope="session")

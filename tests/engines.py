@@ -4,6 +4,8 @@ ENGINES = (
     "memory",
     "sqlite",
     "redis",
+    "sentinel",
+    "cluster",
     "zookeeper",
     "etcd",
 )

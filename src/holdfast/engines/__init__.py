@@ -12,12 +12,13 @@ from ..contract import Engine, Scope
 from ..errors import Misuse, Unsupported
 from ..model import check_name
 
-REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
+REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
+REDIS_DEPLOYMENTS = ("", "+sentinel", "+cluster")
 ZOOKEEPER_SCHEMES = ("zookeeper", "zookeepers")
 ETCD_SCHEMES = ("etcd", "etcds")
 KNOWN = (
-    "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// zookeeper:// zookeepers:// "
-    "etcd:// etcds://"
+    "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// redis+sentinel:// redis+cluster:// "
+    "zookeeper:// zookeepers:// etcd:// etcds://"
 )
 
 
@@ -67,7 +68,8 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         return shared(rest, namespace)
     if scheme == "sqlite":
         return cast(Engine, _load("sqlite").SqliteEngine.from_url(target, namespace))
-    if scheme in REDIS_SCHEMES:
+    kind, plus, deployment = scheme.partition("+")
+    if scheme == "unix" or (kind in REDIS_SCHEMES and plus + deployment in REDIS_DEPLOYMENTS):
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
     if scheme in ZOOKEEPER_SCHEMES:
         return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))

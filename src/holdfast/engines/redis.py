@@ -7,13 +7,13 @@ that did not forget still refuses the former holder.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from ..contract import LAYOUT, TOMBSTONE_S, AsyncLink, BlockingLink, Capabilities, Request
 from ..core import turnstile as rule
-from ..errors import Misuse
+from ..errors import Misuse, OutcomeUnknown
 from ..model import (
     NEVER_S,
     CellReply,
@@ -28,7 +28,9 @@ from ..model import (
     Turnstile,
 )
 from . import redis_scripts as scripts
-from .redis_wire import CHANNELS, Eval, bulk, pack, target_at, target_of
+from .redis_places import Acks, Cluster, Sentinels, acks_in, place_at, place_of
+from .redis_slots import PRIMARIES, At, slot_of_channel
+from .redis_wire import CHANNELS, Eval, Wait, all_of, bulk, pack
 
 T = TypeVar("T")
 
@@ -54,25 +56,31 @@ _STATES = {b"%d" % state: state for state in State}
 _TOMBSTONE_MS = bulk(b"%d" % (TOMBSTONE_S * 1000))
 _SIX, _FIVE, _TWO = bulk("6"), bulk("5"), bulk("2")
 _YES, _NO = bulk("1"), bulk("0")
+_IN_ITS_SHARD = bulk("2")
 
 
 class RedisEngine:
-    """Turnstiles and cells on one Redis or Valkey server, or on the primary that Sentinel names.
+    """Turnstiles and cells on one Redis or Valkey server, on the primary that Sentinel names, or on a cluster.
 
-    ``target`` is a URL (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, with everything that
-    redis-py reads from one) or a client that the user already has. Of a client, only its settings are used: the
-    connections are ours. Raises `Misuse` for options that redis-py does not know.
+    ``target`` is a URL (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, each also with ``+sentinel`` or
+    ``+cluster``, and ``unix://``; with everything that redis-py reads from one) or a client that the user already has.
+    Of a client, only its settings are used: the connections are ours. Raises `Misuse` for options that redis-py does
+    not know.
     """
 
     capabilities = CAPABILITIES
 
     def __init__(self, target: Any, namespace: str = "") -> None:
-        self._target = target
+        self._acks: Acks | None = None
         if isinstance(target, str):
-            self._asynchronous, self._server = None, target_at(target, asynchronous=False)
+            target, self._acks = acks_in(target)
+            self._asynchronous, self._place = None, place_at(target, asynchronous=False)
         else:
-            self._asynchronous, self._server = target_of(target)
-        self.identity = f"{self._server.identity}#{namespace}"
+            self._asynchronous, self._place = place_of(target)
+        self._target = target
+        self._clustered = isinstance(self._place, Cluster)
+        self._announces = _IN_ITS_SHARD if self._clustered else _YES
+        self.identity = f"{self._place.identity}#{namespace}"
         self._space = f"{CHANNELS}{{{_quote(namespace).replace(':', '%3A')}:"
         self._keys = lru_cache(maxsize=1 << 14)(self._pack_keys)
         self._channel = lru_cache(maxsize=1 << 10)(_pack_channel)
@@ -80,17 +88,30 @@ class RedisEngine:
     def blocking_link(self) -> BlockingLink:
         if self._asynchronous:
             raise Misuse("this client is for asyncio: give it to holdfast.aio.connect(), or a redis.Redis to this one")
+        from .redis_cluster import ClusterLink
         from .redis_links import RedisLink
+        from .redis_sentinel import SentinelLink
 
-        return RedisLink(self._server, self.changed_channel)
+        place = self._place
+        if isinstance(place, Cluster):
+            return ClusterLink(place, self.changed_channel)
+        if isinstance(place, Sentinels):
+            return SentinelLink(place, self.changed_channel)
+        return RedisLink(place, self.changed_channel)
 
     def async_link(self) -> AsyncLink:
         if self._asynchronous is False:
             raise Misuse("this client blocks: give it to holdfast.connect(), or a redis.asyncio.Redis to this one")
+        from .redis_cluster import AsyncClusterLink
         from .redis_links import AsyncRedisLink
+        from .redis_sentinel import AsyncSentinelLink
 
-        server = target_at(self._target, asynchronous=True) if isinstance(self._target, str) else self._server
-        return AsyncRedisLink(server, self.changed_channel)
+        place = place_at(self._target, asynchronous=True) if isinstance(self._target, str) else self._place
+        if isinstance(place, Cluster):
+            return AsyncClusterLink(place, self.changed_channel)
+        if isinstance(place, Sentinels):
+            return AsyncSentinelLink(place, self.changed_channel)
+        return AsyncRedisLink(place, self.changed_channel)
 
     # -- keys
 
@@ -128,12 +149,13 @@ class RedisEngine:
             bulk(b"%d" % claim.weight),
             _milliseconds(claim.ttl_s),
             bulk(b"%d" % turnstile.capacity),
-            _YES if turnstile.announces else _NO,
+            self._announces if turnstile.announces else _NO,
             self._channel(claim.inbox),
             bulk(claim.owner),
             bulk(claim.payload),
         ))  # fmt: skip
-        return Request("enter", Eval(scripts.ENTER, 16, rest), lambda reply: _entered(turnstile, reply))
+        request = Request("enter", Eval(scripts.ENTER, 16, rest), lambda reply: _entered(turnstile, reply))
+        return request if self._acks is None else _acknowledged(request, self._acks, _is_made)
 
     def leave(self, turnstile: Turnstile, claim_id: str, bury: bool) -> Request[bool]:
         address = turnstile.address
@@ -148,14 +170,23 @@ class RedisEngine:
         return Request("leave", Eval(scripts.LEAVE, 10, rest), _truth)
 
     def renew(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Request[dict[str, Standing]]]:
-        for start in range(0, len(items), RENEW_BATCH):
-            batch = items[start : start + RENEW_BATCH]
+        for batch in self._batches(items):
             packed = [bulk(b"%d" % (5 * len(batch)))]
             packed += [self._keys(turnstile.address) for turnstile, _ in batch]
             for _, claim in batch:
                 packed += (bulk(claim.id), _milliseconds(claim.ttl_s), self._channel(claim.inbox))
             body = Eval(scripts.RENEW, 1 + 8 * len(batch), b"".join(packed))
             yield Request("renew", body, _renewed([claim.id for _, claim in batch]))
+
+    def _batches(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Sequence[tuple[Turnstile, Claim]]]:
+        """As many as one script call may renew; in a cluster, all of one slot."""
+        groups: dict[int, list[tuple[Turnstile, Claim]]] = {}
+        for item in items:
+            slot = slot_of_channel(self.changed_channel(item[0])) if self._clustered else 0
+            groups.setdefault(slot, []).append(item)
+        for group in groups.values():
+            for start in range(0, len(group), RENEW_BATCH):
+                yield group[start : start + RENEW_BATCH]
 
     def look(self, turnstile: Turnstile) -> Request[Snapshot]:
         def parse(reply: Any) -> Snapshot:
@@ -169,7 +200,8 @@ class RedisEngine:
 
     def open(self, cell: str, fence: Fence) -> Request[CellReply]:
         rest = self._cell(cell) + _fence(fence)
-        return Request("open", Eval(scripts.OPEN, 7, rest), _cell_reply)
+        request = Request("open", Eval(scripts.OPEN, 7, rest), _cell_reply)
+        return request if self._acks is None else _acknowledged(request, self._acks, _is_accepted)
 
     def put(
         self, cell: str, fence: Fence, version: int, op_id: str, value: bytes | None, changes: Sequence[Change]
@@ -179,7 +211,8 @@ class RedisEngine:
         for change in changes:
             verb = "delete" if change.value is None else "create" if change.create else "set"
             packed += (bulk(verb), bulk(change.key), bulk(change.value or b""))
-        return Request("put", Eval(scripts.PUT, 11 + 3 * len(changes), b"".join(packed)), _cell_reply)
+        request = Request("put", Eval(scripts.PUT, 11 + 3 * len(changes), b"".join(packed)), _cell_reply)
+        return request if self._acks is None else _acknowledged(request, self._acks, _is_accepted)
 
     def read(self, cell: str, keys: Sequence[str] | None) -> Request[CellSnapshot]:
         wanted = [] if keys is None else ["keys", *keys]
@@ -192,28 +225,62 @@ class RedisEngine:
     # -- what stands; last, because from here on `list` is this one
 
     def list(self, prefix: str) -> Request[list[Turnstile]]:
-        return Request("list", lambda: self._list(prefix), _same)
+        return Request("list", lambda: self._list(prefix), same)
 
     def _list(self, prefix: str) -> Generator[Sequence[Request[Any]], Sequence[Any], Sequence[Turnstile]]:
         """A conversation: yields requests, is sent their replies, returns the outcome."""
         pattern = _escape_glob(f"{self._space}{_quote(prefix)}") + "*}:h"
+        nodes: Sequence[Any] = (None,)
+        if self._clustered:
+            (nodes,) = all_of((yield [Request("list", PRIMARIES, same)]))
         found: set[str] = set()
-        cursor, keys = b"0", list[bytes]()
-        while True:
-            ((cursor, keys),) = yield [Request("list", pack("SCAN", cursor, "MATCH", pattern, "COUNT", "1000"), _same)]
-            found.update(_unquote(key.decode()[len(self._space) : -3]) for key in keys)
-            if cursor == b"0":
-                break
+        for node in nodes:
+            cursor, keys = b"0", list[bytes]()
+            while True:
+                scan = pack("SCAN", cursor, "MATCH", pattern, "COUNT", "1000")
+                replies = yield [Request("list", scan if node is None else At(node, scan), same)]
+                ((cursor, keys),) = all_of(replies)
+                found.update(_unquote(key.decode()[len(self._space) : -3]) for key in keys)
+                if cursor == b"0":
+                    break
         addresses = sorted(found)
         replies = yield [
             Request("list", Eval(scripts.STANDS, 6, _FIVE + self._keys(address)), _checked) for address in addresses
         ]
         standing: list[Turnstile] = []
-        for address, (capacity, announces) in zip(addresses, replies, strict=True):
+        for address, (capacity, announces) in zip(addresses, all_of(replies), strict=True):
             kind, _, name = address.partition(":")
             if capacity:
                 standing.append(Turnstile(kind, name, capacity, bool(announces)))
         return standing
+
+
+def _acknowledged(request: Request[T], acks: Acks, counts: Callable[[T], bool]) -> Request[T]:
+    """The same, and its replicas' acknowledgements, in one exchange.
+
+    Without enough of them the outcome is unknown: it stands on the primary, and whether it outlives that one is open.
+    So it is asked again (which finds it done, and waits anew), and given back by whoever gives up.
+    """
+    wait = Request(request.op, Wait(pack("WAIT", str(acks.replicas), str(int(acks.timeout_s * 1000)))), int)
+
+    def talk() -> Generator[Sequence[Request[Any]], Sequence[Any], T]:
+        outcome, heard = yield [request, wait]
+        if isinstance(outcome, Exception):
+            raise outcome
+        if counts(outcome) and not (isinstance(heard, int) and heard >= acks.replicas):
+            why = heard if isinstance(heard, Exception) else f"{heard} acknowledged it within {acks.timeout_s:g} s"
+            raise OutcomeUnknown(f"this stands on the primary, but not on {acks.replicas} of its replicas: {why}")
+        return outcome  # type: ignore[no-any-return]
+
+    return Request(request.op, talk, same)
+
+
+def _is_made(standing: Standing) -> bool:
+    return standing.state in (State.ADMITTED, State.WAITING)
+
+
+def _is_accepted(reply: CellReply) -> bool:
+    return reply.accepted
 
 
 # -- packing
@@ -247,7 +314,7 @@ def _fence(fence: Fence) -> bytes:
 # -- parsing
 
 
-def _same(reply: T) -> T:
+def same(reply: T) -> T:
     return reply
 
 

@@ -19,11 +19,12 @@ from .redis_wire import (
     CHANNELS,
     Refusal,
     Target,
-    all_of,
+    Wait,
     answered,
     first_try,
     is_unknown_script,
     pack,
+    to_repeat,
     with_texts,
 )
 
@@ -72,32 +73,34 @@ class RedisLink:
         return self._outcome(request, reply)
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
-        if not requests:
-            return []
+        replies = self.replies([request.body for request in requests], timeout_s) if requests else []
+        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+
+    def replies(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
+        """The server's own words for each, all over one connection; where there are none, why."""
         try:
             wire = self._take(timeout_s)
         except HoldfastError as error:
-            return [error] * len(requests)
+            return [error] * len(bodies)
         try:
-            replies = wire.exchange(b"".join(first_try(request.body) for request in requests), len(requests), timeout_s)
-            again = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+            replies = wire.exchange(b"".join(map(first_try, bodies)), len(bodies), timeout_s)
+            again = to_repeat(bodies, replies)
             if again and not wire.closed:
-                payload = b"".join(with_texts([requests[i].body for i in again]))
+                payload = b"".join(with_texts([bodies[i] for i in again]))
                 for i, reply in zip(again, wire.exchange(payload, len(again), timeout_s), strict=True):
                     replies[i] = reply
         except BaseException:
             self._drop(wire)
             raise
         self._give(wire)
-        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+        return replies
 
     def _converse(self, talk: Any, timeout_s: float) -> Any:
         until = time.monotonic() + timeout_s
         try:
             requests = next(talk)
             while True:
-                replies = self.call_many(requests, max(0.001, until - time.monotonic()))
-                requests = talk.send(all_of(replies))
+                requests = talk.send(self.call_many(requests, max(0.001, until - time.monotonic())))
         except StopIteration as done:
             return done.value
 
@@ -128,9 +131,12 @@ class RedisLink:
             self._drop(wire)
         if self._closed:
             raise Misuse("this client is closed")
-        wire = Wire(self._server, timeout_s)
+        wire = self._dial(timeout_s)
         self._wires.add(wire)
         return wire
+
+    def _dial(self, timeout_s: float) -> Wire:
+        return Wire(self._server, timeout_s)
 
     def _give(self, wire: Wire) -> None:
         if wire.closed:  # it broke, and those that rested meanwhile may be as dead: a retry takes a new one
@@ -164,7 +170,8 @@ class RedisLink:
             if self._ear is not None:
                 self._ear.deliver, self._ear.look_again = deliver, look_again
                 return False
-            ear = Ear(self._server, f"{CHANNELS}{self.inbox}".encode(), self._wake, deliver, look_again)
+            channels = {f"{CHANNELS}{self.inbox}".encode(): ""}
+            ear = Ear(self._dial, self._server.where, channels, self._wake, deliver, look_again)
             ear.connect(max(0.001, until - time.monotonic()))
             self._ear = ear
             threading.Thread(target=ear.run, name="holdfast-redis-signals", daemon=True).start()
@@ -218,6 +225,7 @@ class AsyncRedisLink:
         self.inbox = secrets.token_hex(8)
         self._pipe: Pipe | None = None
         self._dialling: asyncio.Task[Pipe] | None = None
+        self._aside: AsyncRedisLink | None = None  # where a WAIT holds up nobody else
         self._ear: AsyncEar | None = None
         self._ear_lock = asyncio.Lock()
         self._closed = False
@@ -237,20 +245,32 @@ class AsyncRedisLink:
         return self._outcome(request, reply)
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
-        if not requests:
-            return []
+        replies = await self.replies([request.body for request in requests], timeout_s) if requests else []
+        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+
+    async def replies(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
+        """The server's own words for each, all over one connection; where there are none, why."""
+        if not any(type(body) is Wait for body in bodies):
+            return await self._exchange(bodies, timeout_s)
+        if self._aside is None:
+            self._aside = self._another()
+        return await self._aside._exchange(bodies, timeout_s)
+
+    def _another(self) -> AsyncRedisLink:
+        return AsyncRedisLink(self._server, self._channel_of)
+
+    async def _exchange(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
         try:
             pipe = await self._connected(timeout_s)
         except HoldfastError as error:
-            return [error] * len(requests)
-        payload = b"".join(first_try(request.body) for request in requests)
-        replies = await pipe.exchange(payload, len(requests), timeout_s)
-        again = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+            return [error] * len(bodies)
+        replies = await pipe.exchange(b"".join(map(first_try, bodies)), len(bodies), timeout_s)
+        again = to_repeat(bodies, replies)
         if again:
-            payload = b"".join(with_texts([requests[i].body for i in again]))
+            payload = b"".join(with_texts([bodies[i] for i in again]))
             for i, reply in zip(again, await pipe.exchange(payload, len(again), timeout_s), strict=True):
                 replies[i] = reply
-        return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
+        return replies
 
     async def _converse(self, talk: Any, timeout_s: float) -> Any:
         loop = asyncio.get_running_loop()
@@ -258,14 +278,13 @@ class AsyncRedisLink:
         try:
             requests = next(talk)
             while True:
-                replies = await self.call_many(requests, max(0.001, until - loop.time()))
-                requests = talk.send(all_of(replies))
+                requests = talk.send(await self.call_many(requests, max(0.001, until - loop.time())))
         except StopIteration as done:
             return done.value
 
     def _outcome(self, request: Request[T], reply: Any) -> T:
-        if type(reply) is Refusal and reply.text.startswith("READONLY") and self._pipe is not None:
-            self._pipe.close()  # the primary is elsewhere by now: look it up again
+        if type(reply) is Refusal and reply.text.startswith("READONLY"):
+            self._forget()  # the primary is elsewhere by now: look it up again
         reply = answered(reply)
         if isinstance(reply, Exception):
             raise reply
@@ -277,6 +296,11 @@ class AsyncRedisLink:
         except HoldfastError as error:
             return error
 
+    def _forget(self) -> None:
+        for link in (self, self._aside):
+            if link is not None and link._pipe is not None:
+                link._pipe.close()
+
     async def _connected(self, timeout_s: float) -> Pipe:
         """The connection; where it is being made, all wait for the same one."""
         if self._pipe is not None and not self._pipe.closed:
@@ -284,7 +308,7 @@ class AsyncRedisLink:
         if self._closed:
             raise Misuse("this client is closed")
         if self._dialling is None:
-            self._dialling = asyncio.create_task(self._dial(timeout_s), name="holdfast-redis-connect")
+            self._dialling = asyncio.create_task(self._connect(timeout_s), name="holdfast-redis-connect")
             self._dialling.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen by nobody else
         try:
             async with asyncio.timeout(timeout_s):
@@ -292,12 +316,15 @@ class AsyncRedisLink:
         except TimeoutError:
             raise Unavailable(f"no connection to Redis at {self._server.where} within {timeout_s:.1f} s") from None
 
-    async def _dial(self, timeout_s: float) -> Pipe:
+    async def _connect(self, timeout_s: float) -> Pipe:
         try:
-            self._pipe = await dial(self._server, timeout_s)
+            self._pipe = await self._dial(timeout_s)
             return self._pipe
         finally:
             self._dialling = None
+
+    async def _dial(self, timeout_s: float) -> Pipe:
+        return await dial(self._server, timeout_s)
 
     # -- signals
 
@@ -309,7 +336,8 @@ class AsyncRedisLink:
                 if self._ear is not None:
                     self._ear.deliver, self._ear.look_again = deliver, look_again
                     return False
-                ear = AsyncEar(self._server, f"{CHANNELS}{self.inbox}".encode(), deliver, look_again)
+                channels = {f"{CHANNELS}{self.inbox}".encode(): ""}
+                ear = AsyncEar(self._dial, self._server.where, channels, deliver, look_again)
                 await ear.connect(timeout_s)
                 ear.task = asyncio.create_task(ear.run(), name="holdfast-redis-signals")
                 self._ear = ear
@@ -335,6 +363,8 @@ class AsyncRedisLink:
         if self._ear is not None:
             await self._ear.close()
             self._ear = None
+        if self._aside is not None:
+            await self._aside.close()
         if self._pipe is not None:
             self._pipe.close()
             await self._pipe.lost
@@ -344,4 +374,6 @@ class AsyncRedisLink:
         for pipe in (self._pipe, self._ear.pipe if self._ear is not None else None):
             if pipe is not None and not pipe.closed:
                 pipe.abandon()
+        if self._aside is not None:
+            self._aside.abandon()
         self._start()

@@ -45,9 +45,17 @@ local function note(channel, text)
   end
 end
 
+-- That the turnstile changed. Announces of 2: within its shard of the cluster, where the server (Redis 7) can.
+local function announce(s)
+  if s.announces > 0 then
+    notes[#notes + 1] = {s.h, '', s.announces}
+  end
+end
+
 local function publish(reply)
   for _, one in ipairs(notes) do
-    redis.pcall('PUBLISH', one[1], one[2])
+    local told = one[3] == 2 and redis.pcall('SPUBLISH', one[1], one[2])
+    if type(told) ~= 'number' then redis.pcall('PUBLISH', one[1], one[2]) end
   end
   return reply
 end
@@ -108,7 +116,7 @@ local function settle(s)
     s.load, s.admitted, s.waiting, s.top = s.load + weight, s.admitted + 1, s.waiting - 1, token
     note(channel, 'a' .. id)
   end
-  if s.announces == 1 then note(s.h, '') end
+  announce(s)
   save(s)
 end
 
@@ -205,7 +213,7 @@ else
   s.waiting = s.waiting + 1
 end
 local wanted = not fits and want(s)
-if s.announces == 1 then note(s.h, '') end
+announce(s)
 if fits then
   call('ZADD', s.a, now + ttl, id)
 else

@@ -1,4 +1,8 @@
-"""The connection for signals: subscribed, watched for silence, and connected again whenever it breaks."""
+"""The connection for signals: subscribed, watched for silence, and connected again whenever it breaks.
+
+In a cluster a turnstile's announcements stay within its shard where the server can (SSUBSCRIBE, Redis 7): then the
+connection is ``sharded``, to the node that has the channel's slot, and is made again when the slot has moved.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..contract import Deliver
 from ..errors import HoldfastError, Unavailable
-from .redis_pipes import Pipe, Wire, dial
-from .redis_wire import CONNECT_S, Refusal, Replies, Target, all_of, answered, pack, signal_of
+from .redis_pipes import Pipe, Wire
+from .redis_wire import CONNECT_S, Refusal, Replies, answered, pack, signal_of
 
 log = logging.getLogger("holdfast.redis")
 
@@ -31,20 +35,23 @@ class Ear:
 
     def __init__(
         self,
-        server: Target,
-        inbox: bytes,
+        dial: Callable[[float], Wire],
+        where: str,
+        channels: dict[bytes, str],
         wake: Callable[[float], None],
         deliver: Deliver,
         look_again: Callable[[], None],
+        sharded: bool = False,
     ) -> None:
         self.deliver = deliver
         self.look_again = look_again
         self.wire: Wire | None = None
-        self._server = server
-        self._inbox = inbox
+        self._dial = dial
+        self._where = where
         self._wake = wake
+        self._prefix = b"S" if sharded else b""
         self._replies = Replies()
-        self._channels: dict[bytes, str] = {inbox: ""}
+        self._channels = channels
         self._asked: set[bytes] = set()
         self._confirmed: set[bytes] = set()
         self._changed = threading.Condition()
@@ -53,11 +60,12 @@ class Ear:
     def connect(self, timeout_s: float = CONNECT_S) -> None:
         """Connect and subscribe to everything. Returns once the server has confirmed it."""
         until = time.monotonic() + timeout_s
-        wire = Wire(self._server, timeout_s)
+        wire = self._dial(timeout_s)
         try:
-            # a subscribed connection may not publish, and a script's publish fails in silence: ask before
-            left_s = max(0.001, until - time.monotonic())
-            all_of(list(map(answered, wire.exchange(pack("PUBLISH", self._inbox, ""), 1, left_s))))
+            if self.wire is None:
+                trial = pack(self._prefix + b"PUBLISH", next(iter(self._channels)), "")
+                (reply,) = wire.exchange(trial, 1, max(0.001, until - time.monotonic()))
+                self._prefix = prefix_after(self._prefix, reply)
             self.wire, self._replies = wire, Replies()
             with self._changed:
                 self._asked, self._confirmed = set(), set()
@@ -118,18 +126,20 @@ class Ear:
         if not more:
             raise Unavailable("the server closed the connection")
         for reply in self._replies.feed(more):
-            self._hear(answered(reply))
+            self._hear(heard_of(reply))
 
     def _hear(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             raise reply
-        if reply[0] == b"message":
+        if reply[0] in (b"message", b"smessage"):
             if signal := signal_of(reply[2], self._channels.get(reply[1])):
                 self.deliver(signal)
-        elif reply[0] == b"subscribe":
+        elif reply[0] in (b"subscribe", b"ssubscribe"):
             with self._changed:
                 self._confirmed.add(reply[1])
                 self._changed.notify_all()
+        elif reply[0] == b"sunsubscribe":
+            raise Unavailable("the slot was moved to another node")
 
     def _subscribe(self) -> None:
         """Ask for what is wanted and was not asked for, and no more for what is not."""
@@ -140,7 +150,7 @@ class Ear:
             self._asked = set(self._channels)
             self._confirmed -= old
         if new:
-            self._send(pack("SUBSCRIBE", *new))
+            self._send(pack(self._prefix + b"SUBSCRIBE", *new))
         if old:
             self._send(pack("UNSUBSCRIBE", *old))
 
@@ -156,16 +166,39 @@ class Ear:
         self._wake(timeout_s)
         with self._changed:
             if not self._changed.wait_for(lambda: channel in self._confirmed, until - time.monotonic()):
-                raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}")
+                raise Unavailable(f"Redis at {self._where} did not confirm that it signals {address}")
 
     def remove(self, channel: bytes) -> None:
         with self._changed:
             self._channels.pop(channel, None)
 
-    def close(self) -> None:
-        self._closing.set()
+    def reconnect(self) -> None:
         if self.wire is not None:
             shut(self.wire.sock)
+
+    def close(self) -> None:
+        self._closing.set()
+        self.reconnect()
+
+
+def prefix_after(prefix: bytes, reply: Any) -> bytes:
+    """How to go on after a trial publication; raises what forbids it.
+
+    A subscribed connection may not publish, and a script's publish fails in silence: hence the trial before.
+    """
+    if type(reply) is Refusal and prefix and "unknown command" in reply.text:
+        return b""  # a server older than Redis 7, whose plain channels reach every node
+    outcome = heard_of(reply)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return prefix
+
+
+def heard_of(reply: Any) -> Any:
+    """`answered`, on a connection that follows a slot through its cluster."""
+    if type(reply) is Refusal and reply.text.startswith("MOVED"):
+        return Unavailable(f"the slot was moved to another node: {reply.text}")
+    return answered(reply)
 
 
 def shut(sock: Any) -> None:
@@ -177,28 +210,39 @@ def shut(sock: Any) -> None:
 class AsyncEar:
     """For an event loop."""
 
-    def __init__(self, server: Target, inbox: bytes, deliver: Deliver, look_again: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        dial: Callable[[float], Awaitable[Pipe]],
+        where: str,
+        channels: dict[bytes, str],
+        deliver: Deliver,
+        look_again: Callable[[], None],
+        sharded: bool = False,
+    ) -> None:
         self.deliver = deliver
         self.look_again = look_again
         self.pipe: Pipe | None = None
         self.task: asyncio.Task[None] | None = None
-        self._server = server
-        self._inbox = inbox
-        self._channels: dict[bytes, str] = {inbox: ""}
+        self._dial = dial
+        self._where = where
+        self._prefix = b"S" if sharded else b""
+        self._channels = channels
         self._confirmed: dict[bytes, asyncio.Event] = {}
         self._refusal: Exception | None = None
 
     async def connect(self, timeout_s: float = CONNECT_S) -> None:
         """Connect and subscribe to everything. Returns once the server has confirmed it."""
-        pipe = await dial(self._server, timeout_s)
+        pipe = await self._dial(timeout_s)
         try:
-            # a subscribed connection may not publish, and a script's publish fails in silence: ask before
-            all_of(list(map(answered, await pipe.exchange(pack("PUBLISH", self._inbox, ""), 1, timeout_s))))
+            if self.pipe is None:
+                trial = pack(self._prefix + b"PUBLISH", next(iter(self._channels)), "")
+                (reply,) = await pipe.exchange(trial, 1, timeout_s)
+                self._prefix = prefix_after(self._prefix, reply)
             pipe.heard = self._hear
             self.pipe, self._refusal = pipe, None
             for channel in self._channels:
                 self._confirmed.setdefault(channel, asyncio.Event()).clear()
-            pipe.transport.write(pack("SUBSCRIBE", *self._channels))
+            pipe.transport.write(pack(self._prefix + b"SUBSCRIBE", *self._channels))
             everything: asyncio.Future[Any] = asyncio.gather(*(event.wait() for event in self._confirmed.values()))
             try:
                 await asyncio.wait([everything, pipe.lost], timeout=timeout_s, return_when="FIRST_COMPLETED")
@@ -244,13 +288,15 @@ class AsyncEar:
 
     def _hear(self, reply: Any) -> None:
         if type(reply) is Refusal:
-            self._refusal = answered(reply)
-            raise answered(reply)
-        if reply[0] == b"message":
+            self._refusal = heard_of(reply)
+            raise heard_of(reply)
+        if reply[0] in (b"message", b"smessage"):
             if signal := signal_of(reply[2], self._channels.get(reply[1])):
                 self.deliver(signal)
-        elif reply[0] == b"subscribe" and reply[1] in self._confirmed:
+        elif reply[0] in (b"subscribe", b"ssubscribe") and reply[1] in self._confirmed:
             self._confirmed[reply[1]].set()
+        elif reply[0] == b"sunsubscribe":
+            raise Unavailable("the slot was moved to another node")
 
     async def add(self, channel: bytes, address: str, timeout_s: float) -> None:
         """Subscribe to one more. Returns once the server has confirmed it; raises `Unavailable` if it does not."""
@@ -262,12 +308,16 @@ class AsyncEar:
             async with asyncio.timeout(timeout_s):
                 await confirmed.wait()
         except TimeoutError:
-            raise Unavailable(f"Redis at {self._server.where} did not confirm that it signals {address}") from None
+            raise Unavailable(f"Redis at {self._where} did not confirm that it signals {address}") from None
 
     def remove(self, channel: bytes) -> None:
         self._confirmed.pop(channel, None)
         if self._channels.pop(channel, None) is not None and self.pipe is not None:
             self.pipe.transport.write(pack("UNSUBSCRIBE", channel))
+
+    def reconnect(self) -> None:
+        if self.pipe is not None:
+            self.pipe.close()
 
     async def close(self) -> None:
         if self.task is not None:

@@ -72,6 +72,12 @@ class Eval:
         return b"*%d\r\n%b%b" % (self.count + 2, self.script.by_text, self.rest)
 
 
+class Wait(bytes):
+    """A packed WAIT: speaks of what was sent before it on the same connection."""
+
+    __slots__ = ()
+
+
 def first_try(body: Any) -> bytes:
     """What to send for a request's body, a script call or a packed command."""
     return body.by_sha() if type(body) is Eval else body
@@ -81,11 +87,23 @@ def is_unknown_script(reply: Any) -> bool:
     return type(reply) is Refusal and reply.text.startswith("NOSCRIPT")
 
 
-def with_texts(bodies: Sequence[Eval]) -> list[bytes]:
+def to_repeat(bodies: Sequence[Any], replies: Sequence[Any]) -> list[int]:
+    """Which to send again: script calls that the server has forgotten the script of, and a WAIT for such a one."""
+    again: list[int] = []
+    for i, reply in enumerate(replies):
+        if is_unknown_script(reply) or (type(bodies[i]) is Wait and again and again[-1] == i - 1):
+            again.append(i)
+    return again
+
+
+def with_texts(bodies: Sequence[Any]) -> list[bytes]:
     """Script calls again, for a server that forgot them: the first of each script brings its text."""
     brought: set[int] = set()
     payload: list[bytes] = []
     for body in bodies:
+        if type(body) is not Eval:
+            payload.append(body)
+            continue
         payload.append(body.by_sha() if id(body.script) in brought else body.by_text())
         brought.add(id(body.script))
     return payload
@@ -202,7 +220,15 @@ def refused(text: str) -> HoldfastError:
     if code == "OOM" or "OOM command" in text:
         return Unavailable(f"Redis is out of memory and takes no new claims: {text}; raise maxmemory or free some")
     if code in ("MOVED", "ASK", "CROSSSLOT"):
-        return Unsupported(f"this Redis is a cluster, which needs a cluster client: {text}")
+        return Unsupported(f"this Redis is one node of a cluster: name it redis+cluster://host,host ({text})")
+    if code == "TRYAGAIN":
+        return Unavailable(f"this name's slot is being moved to another node of the cluster: {text}")
+    if code == "CLUSTERDOWN":
+        return Unavailable(f"the cluster serves this name's slot by no node at present: {text}")
+    if code == "NOREPLICAS":
+        return Unavailable(f"Redis takes no writes while too few replicas follow it (min-replicas-to-write): {text}")
+    if "non deterministic" in text:
+        return Misuse(f"this server is too old: Redis 5 or newer is needed: {text}")
     if code == "WRONGTYPE" or "WRONGTYPE" in text:
         return Misuse(f"a key of holdfast's holds something else: {text}; give a namespace= of its own")
     if "DB index" in text:
@@ -235,6 +261,10 @@ class Target(NamedTuple):
     identity: str
     keeps: Any  # the user's client: a Sentinel connection asks its pool for the address
 
+    def at(self, host: str, port: int) -> Target:
+        """Another server with the same settings."""
+        return self._replace(options={**self.options, "host": host, "port": port}, where=f"{host}:{port}")
+
     def connection(self, timeout_s: float) -> Any:
         """A connection object of the client library, not connected; every step of connecting is bounded."""
         connection = self.kind(**self.options)
@@ -260,7 +290,9 @@ def target_of(client: Any) -> tuple[bool, Target]:
     """The server behind a client object, and whether that client is for asyncio."""
     pool = getattr(client, "connection_pool", None)
     if pool is None:
-        raise Unsupported(f"holdfast takes a Redis client for one server or for Sentinel, not {type(client).__name__}")
+        raise Unsupported(
+            f"holdfast takes a client for one Redis, for Sentinel or for a cluster, not {type(client).__name__}"
+        )
     return inspect.iscoroutinefunction(pool.connection_class.connect), _target(pool, client)
 
 

@@ -1,0 +1,163 @@
+"""The primary that Sentinel names: found anew for every connection, and left when it is one no more.
+
+Sentinels are asked one after the other, the last that knew first, each with a share of the time; what they name is
+believed once it says itself that it is a primary, as one that came back from a pause may have been replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ..errors import HoldfastError, Misuse, Unavailable
+from ..model import Turnstile
+from .redis_links import AsyncRedisLink, RedisLink
+from .redis_pipes import Pipe, Wire, dial
+from .redis_places import Sentinels
+from .redis_wire import Refusal, Target, answered, pack
+
+ROLE = pack("ROLE")
+
+Step = tuple[Target, bytes, float]
+"""A server to connect to, what to ask it, and the share of the time that is left for both."""
+
+
+class Search:
+    """Where the primary was found last, and how it is found again: no I/O, one connection at a time."""
+
+    def __init__(self, place: Sentinels) -> None:
+        self._place = place
+        self._sentinels = list(place.sentinels)
+        self._found = ""
+
+    def steps(self) -> Generator[Step, Any, None]:
+        """Yields steps, is sent replies or why there was none. Ends when the last connection made is the primary's."""
+        place = self._place
+        ask = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.service)
+        troubles: list[str] = []
+        unknown: list[str] = []
+        refused: Misuse | None = None
+        asked = list(self._sentinels)
+        for left, sentinel in zip(range(len(asked), 0, -1), asked, strict=True):
+            reply = yield from self._ask(sentinel, ask, 1 / (left + 1))
+            if type(reply) is Refusal and "unknown command" in reply.text:
+                reply = Misuse(
+                    f"{sentinel.where} is no Sentinel: a server of its own is named redis://{sentinel.where}"
+                )
+            reply = answered(reply)
+            if isinstance(reply, Exception):
+                refused = reply if isinstance(reply, Misuse) else refused
+                troubles.append(str(reply))
+                continue
+            if not reply:
+                unknown.append(sentinel.where)
+                continue
+            primary = place.primary.at(reply[0].decode(), int(reply[1]))
+            role = answered((yield primary, ROLE, 0.6))
+            if isinstance(role, Misuse):
+                raise role
+            if isinstance(role, Exception):
+                troubles.append(f"{sentinel.where} names {primary.where}: {role}")
+            elif role[0] != b"master":
+                troubles.append(f"{sentinel.where} names {primary.where}, which is a replica")
+            else:
+                self._sentinels.remove(sentinel)
+                self._sentinels.insert(0, sentinel)
+                return
+        if refused is not None:
+            raise refused
+        if unknown and not self._found:
+            raise Misuse(f"no service {place.service!r} is known to the Sentinel at {', '.join(unknown)}")
+        raise Unavailable(f"no Sentinel leads to a primary of service {place.service!r}: {'; '.join(troubles)}")
+
+    def moved_to(self, where: str) -> bool:
+        """Whether the primary was elsewhere before."""
+        before, self._found = self._found, where
+        return before not in ("", where)
+
+    def _ask(self, sentinel: Target, payload: bytes, share: float) -> Generator[Step, Any, Any]:
+        """Sentinels are often without passwords where their primary has one: then without."""
+        reply = yield sentinel, payload, share
+        if isinstance(reply, Misuse) and "without any password" in str(reply):
+            options = {name: value for name, value in sentinel.options.items() if name not in ("username", "password")}
+            reply = yield sentinel._replace(options=options), payload, share
+        return reply
+
+
+class SentinelLink(RedisLink):
+    """For threads."""
+
+    def __init__(self, place: Sentinels, channel_of: Callable[[Turnstile], bytes]) -> None:
+        self._search = Search(place)
+        super().__init__(place.primary._replace(where=place.where), channel_of)
+
+    def _dial(self, timeout_s: float) -> Wire:
+        until = time.monotonic() + timeout_s
+        wire: Wire | None = None
+        reply: Any = None
+        steps = self._search.steps()
+        try:
+            while True:
+                target, payload, share = steps.send(reply)
+                if wire is not None:
+                    wire.close()
+                step_s = max(0.001, (until - time.monotonic()) * share)
+                try:
+                    wire = Wire(target, step_s)
+                    (reply,) = wire.exchange(payload, 1, step_s)
+                except HoldfastError as error:
+                    wire, reply = None, error
+        except StopIteration:
+            assert wire is not None
+        except BaseException:
+            if wire is not None:
+                wire.close()
+            raise
+        if self._search.moved_to(wire.where):
+            self._forget_idle()
+            if self._ear is not None and self._ear.wire is not None and self._ear.wire.where != wire.where:
+                self._ear.reconnect()
+        return wire
+
+
+class AsyncSentinelLink(AsyncRedisLink):
+    """For an event loop."""
+
+    def __init__(self, place: Sentinels, channel_of: Callable[[Turnstile], bytes]) -> None:
+        self._place = place
+        self._search = Search(place)
+        super().__init__(place.primary._replace(where=place.where), channel_of)
+
+    def _another(self) -> AsyncSentinelLink:
+        return AsyncSentinelLink(self._place, self._channel_of)
+
+    async def _dial(self, timeout_s: float) -> Pipe:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        pipe: Pipe | None = None
+        reply: Any = None
+        steps = self._search.steps()
+        try:
+            while True:
+                target, payload, share = steps.send(reply)
+                if pipe is not None:
+                    pipe.close()
+                step_s = max(0.001, (until - loop.time()) * share)
+                try:
+                    pipe = await dial(target, step_s)
+                    (reply,) = await pipe.exchange(payload, 1, step_s)
+                except HoldfastError as error:
+                    pipe, reply = None, error
+        except StopIteration:
+            assert pipe is not None
+        except BaseException:
+            if pipe is not None:
+                pipe.close()
+            raise
+        if self._search.moved_to(pipe.where):
+            self._forget()
+            if self._ear is not None and self._ear.pipe is not None and self._ear.pipe.where != pipe.where:
+                self._ear.reconnect()
+        return pipe
