@@ -18,6 +18,7 @@ HOUSE = PAGE.split()
 CLIENTS = {
     "redis": "engines",
     "kazoo": "engines",
+    "psycopg": "engines",
     "sqlite3": "engines",
     "click": "cli",
     "rich": "cli",

@@ -16,9 +16,10 @@ REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 REDIS_DEPLOYMENTS = ("", "+sentinel", "+cluster")
 ZOOKEEPER_SCHEMES = ("zookeeper", "zookeepers")
 ETCD_SCHEMES = ("etcd", "etcds")
+POSTGRES_SCHEMES = ("postgresql", "postgres")
 KNOWN = (
     "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// redis+sentinel:// redis+cluster:// "
-    "zookeeper:// zookeepers:// etcd:// etcds://"
+    "redis+quorum:// zookeeper:// zookeepers:// etcd:// etcds://"
 )
 
 
@@ -58,7 +59,13 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
             return cast(Engine, _load("redis").RedisEngine(target, namespace))
         if any(kind.__module__ == "kazoo.client" for kind in type(target).__mro__):
             return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
-        raise Misuse(f"connect() takes a URL ({KNOWN}), a Redis client or a KazooClient, not {type(target).__name__}")
+        ours = type(target).__module__ == f"{__name__}.postgres_target"
+        if ours or type(target).__module__.startswith("psycopg") or callable(target):
+            return cast(Engine, _load("postgres").PostgresEngine(target, namespace))
+        raise Misuse(
+            f"connect() takes a URL ({KNOWN}), a Redis client, a KazooClient, a psycopg pool or a function that makes "
+            f"psycopg connections, not {type(target).__name__}"
+        )
     scheme, mark, rest = target.partition("://")
     if not mark:
         raise Misuse(f"{without_password(target)!r} is not a URL; known: {KNOWN}")
@@ -71,10 +78,14 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
     kind, plus, deployment = scheme.partition("+")
     if scheme == "unix" or (kind in REDIS_SCHEMES and plus + deployment in REDIS_DEPLOYMENTS):
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
+    if deployment == "quorum" and kind in REDIS_SCHEMES:
+        return cast(Engine, _load("quorum").QuorumEngine(target, namespace))
     if scheme in ZOOKEEPER_SCHEMES:
         return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
     if scheme in ETCD_SCHEMES:
         return cast(Engine, _load("etcd").EtcdEngine(target, namespace))
+    if scheme in POSTGRES_SCHEMES:
+        return cast(Engine, _load("postgres").PostgresEngine(target, namespace))
     raise Misuse(f"no engine is called {scheme!r}; known: {KNOWN}")
 
 
