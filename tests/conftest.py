@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from etcd_server import EtcdEnsemble, EtcdServer
 from hypothesis import settings
+from quorum_servers import SYNCED, QuorumServers
 from redis_deployments import RedisCluster, SentinelDeployment
 from servers import RedisServer
 from zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer
@@ -71,6 +72,20 @@ def cluster_url(cluster_session: RedisCluster) -> str:
     """An empty cluster."""
     cluster_session.reset()
     return cluster_session.url
+
+
+@pytest.fixture(scope="session")
+def quorum_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuorumServers]:
+    """Five servers for all tests that do them no harm; use `quorum_url`."""
+    with QuorumServers(tmp_path_factory.mktemp("quorum"), *SYNCED) as servers:
+        yield servers
+
+
+@pytest.fixture
+def quorum_url(quorum_session: QuorumServers) -> str:
+    """An empty quorum of five."""
+    quorum_session.reset()
+    return quorum_session.url
 
 
 @pytest.fixture(scope="session")

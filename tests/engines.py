@@ -8,8 +8,11 @@ ENGINES = (
     "cluster",
     "zookeeper",
     "etcd",
+    "quorum",
 )
 SHARED = tuple(engine for engine in ENGINES if engine != "memory")
 """What several processes can share."""
 ON_SESSIONS = ("zookeeper",)
 """Where a claim has no length of its own: it stands until it is left or its client's session is over."""
+EXCLUSIVE = ("quorum",)
+"""Where there are only locks of one holder, and who waits is in no queue: neither weights nor groups, and not fair."""

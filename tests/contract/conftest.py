@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from engines import ENGINES, ON_SESSIONS
+from engines import ENGINES, EXCLUSIVE, ON_SESSIONS
 from servers import eventually
 
 from holdfast.contract import AsyncLink, BlockingLink, Engine, Request
@@ -132,7 +132,9 @@ class Seat:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "new_engine" in metafunc.fixturenames:
         own_ttl = metafunc.definition.get_closest_marker("own_ttl")
+        queue = metafunc.definition.get_closest_marker("queue")
         engines = [engine for engine in ENGINES if not (own_ttl and engine in ON_SESSIONS)]
+        engines = [engine for engine in engines if not (queue and engine in EXCLUSIVE)]
         metafunc.parametrize("new_engine", engines, indirect=True)
 
 

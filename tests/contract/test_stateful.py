@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from engines import SHARED
+from engines import EXCLUSIVE, SHARED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -136,7 +136,7 @@ class Beside(RuleBasedStateMachine):
             seat.close()
 
 
-@pytest.mark.parametrize("engine", SHARED)
+@pytest.mark.parametrize("engine", [engine for engine in SHARED if engine not in EXCLUSIVE])
 def test_an_engine_answers_as_the_reference_does(engine: str, request: pytest.FixtureRequest) -> None:
     machine = type("Beside", (Beside,), {"url": request.getfixturevalue(f"{engine}_url")})
     run_state_machine_as_test(

@@ -21,6 +21,7 @@ GROUP = Turnstile("group", "g", UNBOUNDED, announces=True)
 # -- the rule
 
 
+@pytest.mark.queue
 def test_a_mutex_admits_one_and_then_the_next_in_order(seat: Seat) -> None:
     assert seat.enter(MUTEX, "a").state is State.ADMITTED
     assert seat.enter(MUTEX, "b").state is State.WAITING
@@ -29,6 +30,7 @@ def test_a_mutex_admits_one_and_then_the_next_in_order(seat: Seat) -> None:
     assert (seat.admitted(MUTEX), seat.waiting(MUTEX)) == (["b"], ["c"])
 
 
+@pytest.mark.queue
 def test_tokens_rise_in_admission_order_and_after_the_turnstile_emptied(seat: Seat) -> None:
     tokens = [seat.enter(MUTEX, id).token for id in "abc"]
     for id in "abc":
@@ -39,6 +41,7 @@ def test_tokens_rise_in_admission_order_and_after_the_turnstile_emptied(seat: Se
     assert all(0 < token < 2**53 for token in tokens)
 
 
+@pytest.mark.queue
 def test_a_semaphore_admits_what_fits_and_nobody_overtakes_a_heavy_one(seat: Seat) -> None:
     assert seat.enter(THREE, seat.claim("a", 2)).state is State.ADMITTED
     assert seat.enter(THREE, seat.claim("b", 2)).state is State.WAITING
@@ -47,6 +50,7 @@ def test_a_semaphore_admits_what_fits_and_nobody_overtakes_a_heavy_one(seat: Sea
     assert seat.admitted(THREE) == ["b", "c"]
 
 
+@pytest.mark.queue
 def test_readers_share_and_a_writer_is_starved_by_no_later_reader(seat: Seat) -> None:
     assert seat.enter(RW, "r1").state is State.ADMITTED
     assert seat.enter(RW, "r2").state is State.ADMITTED
@@ -60,12 +64,14 @@ def test_readers_share_and_a_writer_is_starved_by_no_later_reader(seat: Seat) ->
     assert seat.admitted(RW) == ["r3"]
 
 
+@pytest.mark.queue
 def test_weightless_claims_are_all_in(seat: Seat) -> None:
     for id in "abcde":
         assert seat.enter(GROUP, seat.claim(id, 0)).state is State.ADMITTED
     assert seat.admitted(GROUP) == list("abcde")
 
 
+@pytest.mark.queue
 def test_a_waiter_that_goes_lets_those_behind_it_in(seat: Seat) -> None:
     seat.enter(THREE, seat.claim("a", 2))
     seat.enter(THREE, seat.claim("b", 2))
@@ -74,6 +80,7 @@ def test_a_waiter_that_goes_lets_those_behind_it_in(seat: Seat) -> None:
     assert seat.admitted(THREE) == ["a", "c"]
 
 
+@pytest.mark.queue
 def test_another_capacity_is_misuse_while_somebody_is_there(seat: Seat) -> None:
     seat.enter(THREE, "a")
     with pytest.raises(Misuse, match="capacity 3"):
@@ -109,6 +116,7 @@ def test_waiting_and_a_refused_nowait_raise_wanted_as_a_level(seats: Callable[..
 # -- idempotence, tombstones
 
 
+@pytest.mark.queue
 def test_entering_again_answers_as_it_stands(seat: Seat) -> None:
     first = seat.enter(MUTEX, "a")
     assert seat.enter(MUTEX, "a")[:2] == first[:2]
@@ -163,6 +171,7 @@ def test_an_expired_holder_makes_way_and_is_told(seat: Seat) -> None:
 
 
 @pytest.mark.own_ttl
+@pytest.mark.queue
 def test_a_waiter_that_died_is_passed_over(seat: Seat) -> None:
     seat.enter(MUTEX, "a")
     seat.enter(MUTEX, seat.claim("dead", ttl_s=0.1))
@@ -209,6 +218,7 @@ def test_the_head_of_the_queue_is_told_when_to_look(seat: Seat) -> None:
 
 
 @pytest.mark.own_ttl
+@pytest.mark.queue
 def test_others_are_told_to_look_when_the_one_just_ahead_would_be_gone(seat: Seat) -> None:
     for id, ttl_s in (("a", 30.0), ("b", 5.0), ("c", 20.0)):
         seat.enter(MUTEX, seat.claim(id, ttl_s=ttl_s))
@@ -221,6 +231,7 @@ def test_others_are_told_to_look_when_the_one_just_ahead_would_be_gone(seat: Sea
 # -- signals
 
 
+@pytest.mark.queue
 def test_exactly_the_admitted_are_signalled(seats: Callable[..., Seat]) -> None:
     a, b, c = seats(), seats(), seats()
     for one in (a, b, c):
@@ -248,6 +259,7 @@ def test_a_lease_that_changed_hands_is_signalled_at_its_new_inbox(seats: Callabl
     second.hears(WANTED, "a")
 
 
+@pytest.mark.queue
 def test_changes_are_announced_to_watchers_only(seats: Callable[..., Seat]) -> None:
     member, watcher, other = seats(), seats(), seats()
     for one in (watcher, other):
@@ -269,6 +281,7 @@ def test_changes_are_announced_to_watchers_only(seats: Callable[..., Seat]) -> N
 # -- looking
 
 
+@pytest.mark.queue
 def test_a_look_shows_who_and_since_when(seat: Seat) -> None:
     entered = seat.enter(THREE, seat.claim("a", 2, ttl_s=9.0, owner="host:1", payload=b"\x00pay"))
     seat.enter(THREE, seat.claim("b", 2))
@@ -284,6 +297,7 @@ def test_a_look_shows_who_and_since_when(seat: Seat) -> None:
     assert seat.look(MUTEX).claims == ()
 
 
+@pytest.mark.queue
 def test_listing_gives_what_stands_sorted(seat: Seat) -> None:
     for name in ("b", "a", "c"):
         seat.enter(Turnstile("lock", name, 1), f"claim {name}")
