@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from etcd_server import EtcdEnsemble, EtcdServer
 from hypothesis import settings
+from postgres_server import PgBouncer, PostgresServer, forget_template
 from quorum_servers import SYNCED, QuorumServers
 from redis_deployments import RedisCluster, SentinelDeployment
 from servers import RedisServer
@@ -149,6 +150,37 @@ def etcd_ensemble(tmp_path: Path) -> Iterator[EtcdEnsemble]:
     folder.mkdir()
     with EtcdEnsemble(folder) as ensemble:
         yield ensemble
+
+
+@pytest.fixture(scope="session")
+def postgres_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One server for all tests of a worker process that do it no harm; use `postgres_url`."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+    forget_template()
+
+
+@pytest.fixture
+def postgres_url(postgres_session: PostgresServer) -> str:
+    """An empty engine on a PostgreSQL."""
+    postgres_session.empty()
+    return postgres_session.url
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_session(
+    tmp_path_factory: pytest.TempPathFactory, postgres_session: PostgresServer
+) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode."""
+    with PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres_session) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer_session: PgBouncer) -> str:
+    """An empty engine behind a pooler, with a way past it for signals."""
+    pgbouncer_session.server.empty()
+    return pgbouncer_session.url
 
 
 @pytest.fixture

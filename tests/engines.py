@@ -8,6 +8,7 @@ ENGINES = (
     "cluster",
     "zookeeper",
     "etcd",
+    "postgres",
     "quorum",
 )
 SHARED = tuple(engine for engine in ENGINES if engine != "memory")

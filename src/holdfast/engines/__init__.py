@@ -80,8 +80,6 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
         return cast(Engine, _load("redis").RedisEngine(target, namespace))
     if deployment == "quorum" and kind in REDIS_SCHEMES:
         return cast(Engine, _load("quorum").QuorumEngine(target, namespace))
-    if deployment == "quorum" and kind in REDIS_SCHEMES:
-        return cast(Engine, _load("quorum").QuorumEngine(target, namespace))
     if scheme in ZOOKEEPER_SCHEMES:
         return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
     if scheme in ETCD_SCHEMES:
