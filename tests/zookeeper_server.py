@@ -14,6 +14,7 @@ from kazoo.client import KazooClient
 from servers import Server, eventually, free_port, missing
 
 JARS = "/usr/share/java"
+PARTS = ("zookeeper", "slf4j-simple", "netty-codec", "netty-resolver")
 TICK_MS = 500
 
 
@@ -49,7 +50,7 @@ class ZooKeeperServer(Server):
         return [
             java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.admin.enableServer=false",
             "-Dzookeeper.forceSync=no", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *self.options,
-            "-cp", ":".join(f"{JARS}/{jar}.jar" for jar in ("zookeeper", "slf4j-simple", "netty-codec", "netty-resolver")),
+            "-cp", ":".join(f"{JARS}/{name}.jar" for name in PARTS),
             "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(self.folder / "zoo.cfg"),
         ]  # fmt: skip
 

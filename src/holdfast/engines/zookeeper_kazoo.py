@@ -1,8 +1,7 @@
 """kazoo, made lean: the same client, with a handler and a connection of ours.
 
-Its stock handler passes every reply through two more threads, polls before each read and write, reads each reply in two
-pieces and writes each request by itself. Nothing that we do when a reply or an event comes ever blocks, so here all of
-it is done on the connection's own thread, and what was asked together is written at once.
+Its stock handler passes every reply through two more threads, and polls before each read and write. Nothing that we do
+when a reply or an event comes ever blocks, so here all of it is done on the connection's own thread.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ import logging
 import select
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ClassVar
 
+from .zookeeper_connection import Buffered, Connection
 from .zookeeper_target import Target
 
 # kazoo has no types
 _client: Any = import_module("kazoo.client")
-_connection: Any = import_module("kazoo.protocol.connection")
 _retry: Any = import_module("kazoo.retry")
 _serialization: Any = import_module("kazoo.protocol.serialization")
 _threading: Any = import_module("kazoo.handlers.threading")
@@ -35,59 +33,6 @@ CONNECT_S = 2.0
 """How long one host has to accept a connection: the next one is tried while the session lives."""
 
 _HAS_POLL = hasattr(select, "poll")  # Windows has none
-
-
-class Slot:
-    """Where one reply is put."""
-
-    __slots__ = ("_index", "_put")
-
-    def __init__(self, put: Callable[[int, Any], None], index: int) -> None:
-        self._put = put
-        self._index = index
-
-    def set(self, value: Any = None) -> None:
-        self._put(self._index, value)
-
-    set_exception = set
-
-
-class _Buffered:
-    """A non-blocking socket that reads as much as there is; like one of TLS it says what is `pending`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._read = b""
-        self._at = 0
-        self.fileno, self.setblocking, self.getpeername = sock.fileno, sock.setblocking, sock.getpeername
-        self.send, self.close = sock.send, sock.close
-
-    def pending(self) -> int:
-        return len(self._read) - self._at
-
-    def recv(self, count: int) -> bytes:
-        if self._at >= len(self._read):
-            self._read, self._at = self.sock.recv(1 << 16), 0
-        piece = self._read[self._at : self._at + count]
-        self._at += len(piece)
-        return piece
-
-    def frame(self) -> bytes | None:
-        """The next message, if all of it has come."""
-        if self._at >= len(self._read):
-            try:
-                self._read, self._at = self.sock.recv(1 << 16), 0
-            except BlockingIOError:
-                return None
-        if len(self._read) - self._at < 4:
-            return None
-        (size,) = struct.unpack_from(">i", self._read, self._at)
-        end = self._at + 4 + size
-        if len(self._read) < end:
-            return None
-        frame = self._read[self._at + 4 : end]
-        self._at = end
-        return frame
 
 
 def _with_tls(sock: socket.socket, hostname: str, options: dict[str, Any]) -> ssl.SSLSocket:
@@ -143,14 +88,14 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
         except OSError as error:
             self.last_error = str(error)
             raise
-        return _Buffered(sock) if _HAS_POLL else sock
+        return Buffered(sock) if _HAS_POLL else sock
 
     def select(self, reads: Any, writes: Any, excepts: Any, timeout: float | None = None) -> Any:
         if not _HAS_POLL:
             base: Any = super()
             return base.select(reads, writes, excepts, timeout)
         for one in reads:
-            if type(one) is _Buffered and one.pending():
+            if type(one) is Buffered and one.pending():
                 return [one], [], []
         poller, of = select.poll(), dict[int, Any]()
         for some, event in ((reads, select.POLLIN), (writes, select.POLLOUT)):
@@ -161,65 +106,11 @@ class _Handler(_threading.SequentialThreadingHandler):  # type: ignore[misc]
         return [one for one in reads if one in ready], [one for one in writes if one in ready], []
 
 
-class _Connection(_connection.ConnectionHandler):  # type: ignore[misc]
-    """kazoo's, which writes all that is queued at once, and keeps how long a session the server granted.
-
-    A server that is just starting may take a connection and never answer on it. kazoo would wait for as long as a
-    session lasts, and cost its leases; here it has a share of that, and twice as much each time: it may only be slow.
-    """
-
-    granted_s = 0.0
-    silence_s = 1.0
-    _patience_s = 0.0
-    client: Any
-    _socket: Any
-    _read_sock: Any
-    _xid: int
-
-    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+class _Client(_client.KazooClient):  # type: ignore[misc]
+    def _session_callback(self, state: Any) -> None:
+        self._connection.shut()  # before all that is pending there is told of it
         base: Any = super()
-        if not isinstance(request, _serialization.Connect):
-            return base._invoke(timeout, request, xid)
-        self._patience_s = max(self._patience_s, self.silence_s)
-        try:
-            result: Any = base._invoke(min(timeout, self._patience_s), request, xid)
-        except self.handler.timeout_exception:
-            self._patience_s = min(2 * self._patience_s, timeout)
-            raise
-        self._patience_s = 0.0
-        self.granted_s = result[0].time_out / 1000
-        return result
-
-    def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
-        queue, pending = self.client._queue, self.client._pending
-        frames: list[bytes] = []
-        while queue and type(queue[0][1]) is Slot:
-            request, slot = queue.popleft()
-            self._xid = self._xid % 0x7FFFFFFF + 1
-            body = bytes(request.serialize())
-            frames.append(struct.pack(">iii", len(body) + 8, self._xid, request.type) + body)
-            pending.append((request, slot, self._xid))
-        if not frames:
-            base: Any = super()
-            base._send_request(read_timeout, connect_timeout)
-            return
-        self._read_sock.recv(len(frames))  # one byte came for each
-        data = b"".join(frames)
-        sent = 0
-        if type(self._socket) is _Buffered:
-            with contextlib.suppress(BlockingIOError):
-                sent = self._socket.send(data)
-        if sent < len(data):
-            write: Any = self._write
-            write(data[sent:], connect_timeout)
-
-    def _read_header(self, timeout: float) -> Any:
-        frame = self._socket.frame() if type(self._socket) is _Buffered else None
-        if frame is None:
-            base: Any = super()
-            return base._read_header(timeout)
-        header, offset = _serialization.ReplyHeader.deserialize(frame, 0)
-        return header, frame, offset
+        base._session_callback(state)
 
 
 class _Hushed(logging.Filter):
@@ -240,7 +131,7 @@ _log.addFilter(_Hushed())
 
 def new_client(target: Target) -> Any:
     """A client that is not connected yet. Lost connections are made again at once and then every second or so."""
-    client = _client.KazooClient(
+    client = _Client(
         hosts=target.hosts + target.chroot,
         timeout=target.session_timeout_s,
         handler=_Handler(),
@@ -249,7 +140,7 @@ def new_client(target: Target) -> Any:
         **target.options,
     )
     sasl = client._connection.sasl_options
-    client._connection = _Connection(client, client._conn_retry.copy(), logger=_log, sasl_options=sasl)
+    client._connection = Connection(client, client._conn_retry.copy(), logger=_log, sasl_options=sasl)
     client._connection.silence_s = target.silence_s
     return client
 
@@ -257,7 +148,7 @@ def new_client(target: Target) -> Any:
 def kick(client: Any) -> None:
     """Break a connection that says nothing, so that another one is made."""
     sock = client._connection._socket
-    plain = sock.sock if type(sock) is _Buffered else sock
+    plain = sock.sock if type(sock) is Buffered else sock
     if plain is not None:
         with contextlib.suppress(OSError):  # broken already
             socket.socket.shutdown(plain, socket.SHUT_RDWR)  # not TLS's own, which would wait for an answer

@@ -211,10 +211,22 @@ class AsyncZooKeeperLink(Link):
             self._loop.call_soon_threadsafe(callback, *args)
 
     async def call(self, request: Request[T], timeout_s: float) -> T:
-        (outcome,) = await self.call_many([request], timeout_s)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        until = self._loop.time() + timeout_s
+        if not self.desk.ready.is_set() and (trouble := await self._wait_ready(timeout_s)):
+            raise trouble
+        talk = request.body(self)
+        wrote = False
+        try:
+            asked = next(talk)
+            while True:
+                wrote = wrote or writes(asked)
+                replies = await self._exchange(asked, until)
+                if replies is None:
+                    talk.close()
+                    raise self._late(timeout_s, wrote)
+                asked = talk.send(replies)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         if not requests:
@@ -224,15 +236,25 @@ class AsyncZooKeeperLink(Link):
             return [trouble] * len(requests)
         talks = Talks(self, requests)
         while asked := talks.asked:
-            replies: asyncio.Future[list[Any]] = self._loop.create_future()
-            self.desk.exchange(asked, functools.partial(self._on_loop, _fulfil, replies))
-            try:
-                async with asyncio.timeout_at(until):
-                    talks.hear(await replies)
-            except TimeoutError:
-                self.desk.late()
+            replies = await self._exchange(asked, until)
+            if replies is None:
                 talks.fail(functools.partial(self._late, timeout_s))
+            else:
+                talks.hear(replies)
         return talks.outcomes
+
+    async def _exchange(self, asked: Sequence[Any], until: float) -> list[Any] | None:
+        """None where the replies do not come in time."""
+        heard: asyncio.Future[list[Any] | None] = self._loop.create_future()
+        self.desk.exchange(asked, functools.partial(self._on_loop, _fulfil, heard))
+        timer = self._loop.call_at(until, _fulfil, heard, None)
+        try:
+            replies = await heard
+        finally:
+            timer.cancel()
+        if replies is None:
+            self.desk.late()
+        return replies
 
     async def _wait_ready(self, timeout_s: float) -> HoldfastError | None:
         known = asyncio.Event()
@@ -272,7 +294,7 @@ class AsyncZooKeeperLink(Link):
         await asyncio.to_thread(self.desk.close)
 
 
-def _fulfil(future: asyncio.Future[list[Any]], replies: list[Any]) -> None:
+def _fulfil(future: asyncio.Future[list[Any] | None], replies: list[Any] | None) -> None:
     if not future.done():
         future.set_result(replies)
 

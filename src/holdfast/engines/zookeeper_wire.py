@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
-from .zookeeper_kazoo import CLOSED_STATES, Slot
+from .zookeeper_connection import Slot
+from .zookeeper_kazoo import CLOSED_STATES
 from .zookeeper_target import Target
 
 exceptions: Any = import_module("kazoo.exceptions")
@@ -74,16 +75,15 @@ class Batch:
 
 
 def send(client: Any, requests: Sequence[Any], done: Callable[[list[Any]], None]) -> None:
-    """Queue all of them for the connection's thread, in this order, and wake it once."""
+    """Send all of them, in this order."""
     batch = Batch(len(requests), done)
     slots = [(request, Slot(batch.put, index)) for index, request in enumerate(requests)]
     if client.client_state in CLOSED_STATES:
         for request, slot in slots:
             client._call(request, slot)  # which says why not
         return
-    client._queue.extend(slots)
     try:
-        client._connection._write_sock.send(b"\0" * len(slots))  # it takes one for each request
+        client._connection.post(slots)
     except (AttributeError, OSError):  # it is closing
         for _, slot in slots:
             slot.set_exception(exceptions.ConnectionClosedError())
