@@ -1,6 +1,6 @@
 """etcd: a claim is a key on a lease, its token the revision that created the key; whoever waits watches what blocks it.
 
-Every operation is one transaction over etcd's JSON gateway. Ends are the server's: a lease that nobody extends is over
+Every operation is one transaction. Ends are the server's: a lease that nobody extends is over
 by its leader's clock.
 """
 
@@ -12,9 +12,11 @@ from typing import Any
 from ..contract import AsyncLink, BlockingLink, Capabilities, Request
 from ..model import CellReply, CellSnapshot, Change, Claim, Fence, Snapshot, Standing, Turnstile
 from .etcd_cells import check_size
+from .etcd_look import list_standing, look
+from .etcd_messages import Ask, txn
 from .etcd_queue import space_of
+from .etcd_replies import checked
 from .etcd_target import target_at
-from .etcd_wire import Ask, checked, txn
 
 RENEW_BATCH = 50
 """Claims per transaction, with two ranges for each: a server takes 128 operations."""
@@ -63,7 +65,7 @@ class EtcdEngine:
 
     def ping(self) -> Request[None]:
         def talk(link: Any) -> Generator[Sequence[Ask], list[Any], None]:
-            (reply,) = yield [txn([], [], [], reads=True)]
+            (reply,) = yield [txn([], [], reads=True)]
             checked(reply)
 
         return _request("ping", talk)
@@ -82,7 +84,7 @@ class EtcdEngine:
         return _request("renew", lambda link: link.turnstiles.renew(batch))
 
     def look(self, turnstile: Turnstile) -> Request[Snapshot]:
-        return _request("look", lambda link: link.turnstiles.look(turnstile))
+        return _request("look", lambda link: look(link.desk, turnstile))
 
     def open(self, cell: str, fence: Fence) -> Request[CellReply]:
         return _request("open", lambda link: link.cells.open(cell, fence))
@@ -100,7 +102,7 @@ class EtcdEngine:
         return _request("drop", lambda link: link.cells.drop(cell))
 
     def list(self, prefix: str) -> Request[Sequence[Turnstile]]:
-        return _request("list", lambda link: link.turnstiles.list(prefix))
+        return _request("list", lambda link: list_standing(link.desk, prefix))
 
 
 def _request(op: str, talk: Callable[[Any], Any]) -> Request[Any]:

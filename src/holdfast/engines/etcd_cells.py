@@ -7,7 +7,6 @@ SPACE k/CELL/e/KEY      an entry
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ from ..contract import LAYOUT
 from ..errors import Misuse, OutcomeUnknown
 from ..model import CellReply, CellSnapshot, Change, Fence
 from .etcd_desk import TRIES, Desk, Talk
+from .etcd_messages import Keys, after, changed_at, delete, get, nested, put, txn, under
 from .etcd_queue import quoted
-from .etcd_wire import after, bytes_of, checked, delete, deleted, get, kvs_of, nested, put, span, text, txn
+from .etcd_replies import Kv, Ranged, checked
 
 GROUP = 60
 """Operations in one of the transactions within a transaction: a server takes 128 in all levels together."""
@@ -54,7 +54,7 @@ class Cells:
     def open(self, cell: str, fence: Fence) -> Talk[CellReply]:
         base = self._base(cell)
         for _ in range(TRIES):
-            responses = yield from _read([_key(base + b"f"), _key(base + b"v")])
+            responses, _ = yield from _read([_key(base + b"f"), _key(base + b"v")])
             header = _header(responses[0])
             if header is None:
                 header = Header(fence, 1, "", "", 0)
@@ -83,7 +83,7 @@ class Cells:
         at = {change.key: _entry(base, change.key) for change in changes}
         asks = list({change.key: None for change in changes if _depends(change)})
         for _ in range(TRIES):
-            responses = yield from _read([_key(base + b"f"), *(_key(at[key], keys_only=True) for key in asks)])
+            responses, _ = yield from _read([_key(base + b"f"), *(_key(at[key], keys_only=True) for key in asks)])
             header = _header(responses[0])
             if header is not None and header.fence == fence and header.op_id == op_id:
                 return header.reply
@@ -91,7 +91,7 @@ class Cells:
                 if header is None:
                     return CellReply(False)
                 return CellReply(False, header.version, header.fence.token, turnstile=header.fence.turnstile)
-            there = {key: bool(kvs_of(one)) for key, one in zip(asks, responses[1:], strict=True)}
+            there = {key: bool(one.kvs) for key, one in zip(asks, responses[1:], strict=True)}
             operations, applied = _changed(changes, at, there)
             if value is not None:
                 operations.append(put(base + b"v", value))
@@ -104,21 +104,21 @@ class Cells:
         base = self._base(cell)
         wanted = [_key(_entry(base, key)) for key in dict.fromkeys(keys or ())]
         if keys is None:
-            wanted = [get(span(base + b"e/"), limit=ENTRIES_AT_ONCE)]
-        responses = yield from _read([_key(base + b"f"), _key(base + b"v"), *wanted])
+            wanted = [get(under(base + b"e/"), limit=ENTRIES_AT_ONCE)]
+        responses, revision = yield from _read([_key(base + b"f"), _key(base + b"v"), *wanted])
         header = _header(responses[0])
         if header is None:
             return CellSnapshot()
-        found = [kv for one in responses[2:] for kv in kvs_of(one)]
-        if keys is None and "more" in responses[2]["response_range"]:
-            found += yield from _rest(base, found[-1], responses[2]["response_range"]["header"]["revision"])
+        found = [kv for one in responses[2:] for kv in one.kvs]
+        if keys is None and responses[2].more:
+            found += yield from _rest(base, found[-1], revision)
         start = len(base) + 2
-        entries = {unquote(bytes_of(kv["key"])[start:].decode()): bytes_of(kv.get("value")) for kv in found}
+        entries = {unquote(kv.key[start:].decode()): kv.value for kv in found}
         return CellSnapshot(_value(responses[1]), header.version, header.fence.token, header.fence.claim, entries)
 
     def drop(self, cell: str) -> Talk[bool]:
-        (reply,) = yield [txn([], [delete(span(self._base(cell)))], [])]
-        return deleted(checked(reply)["responses"][0])
+        (reply,) = yield [txn([], [delete(under(self._base(cell)))])]
+        return bool(checked(reply).responses[0].keys)
 
     def _base(self, cell: str) -> bytes:
         return b"%bk/%b/" % (self.desk.space, quoted(cell))
@@ -128,8 +128,8 @@ def _entry(base: bytes, key: str) -> bytes:
     return b"%be/%b" % (base, quoted(key))
 
 
-def _key(key: bytes, **more: Any) -> dict[str, Any]:
-    return get({"key": text(key)}, **more)
+def _key(key: bytes, keys_only: bool = False) -> bytes:
+    return get(Keys(key), keys_only=keys_only)
 
 
 def _depends(change: Change) -> bool:
@@ -137,9 +137,7 @@ def _depends(change: Change) -> bool:
     return change.create or change.value is None
 
 
-def _changed(
-    changes: Sequence[Change], at: dict[str, bytes], there: dict[str, bool]
-) -> tuple[list[dict[str, Any]], str]:
+def _changed(changes: Sequence[Change], at: dict[str, bytes], there: dict[str, bool]) -> tuple[list[bytes], str]:
     """What to do to the keys, each once, and of each change whether it applied."""
     final: dict[str, bytes | None] = {}
     applied: list[bool] = []
@@ -150,64 +148,61 @@ def _changed(
         if done:
             there[change.key] = change.value is not None
             final[change.key] = change.value
-    operations = [
-        delete({"key": text(at[key])}) if value is None else put(at[key], value) for key, value in final.items()
-    ]
+    operations = [delete(Keys(at[key])) if value is None else put(at[key], value) for key, value in final.items()]
     return operations, "".join(map(str, map(int, applied)))
 
 
-def _grouped(operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _grouped(operations: list[bytes]) -> list[bytes]:
     """Few enough for one transaction, though it be by transactions within."""
     if len(operations) <= GROUP:
         return operations
     return [nested([], operations[at : at + GROUP], []) for at in range(0, len(operations), GROUP)]
 
 
-def _read(operations: list[dict[str, Any]]) -> Talk[list[dict[str, Any]]]:
-    """All at one revision."""
-    (reply,) = yield [txn([], _grouped(operations), [], reads=True)]
-    responses: list[dict[str, Any]] = checked(reply)["responses"]
+def _read(operations: list[bytes]) -> Talk[tuple[list[Ranged], int]]:
+    """All at one revision, and which."""
+    (reply,) = yield [txn([], _grouped(operations), reads=True)]
+    responses: list[Any] = checked(reply).responses
     if len(operations) > GROUP:
-        responses = [inner for outer in responses for inner in outer["response_txn"]["responses"]]
-    return responses
+        responses = [inner for outer in responses for inner in outer.responses]
+    return responses, reply.revision
 
 
-def _rest(base: bytes, last: dict[str, Any], revision: str) -> Talk[list[dict[str, Any]]]:
+def _rest(base: bytes, last: Kv, revision: int) -> Talk[list[Kv]]:
     """The entries after ``last``, as they were when that was read."""
-    found: list[dict[str, Any]] = []
-    page: dict[str, Any] = {"more": True}
-    end = text(after(base + b"e/"))
-    while "more" in page:
-        where = {"key": text(bytes_of(last["key"]) + b"\0"), "range_end": end}
-        responses = yield from _read([get(where, limit=ENTRIES_AT_ONCE, revision=revision)])
-        page = responses[0]["response_range"]
-        found += kvs_of(responses[0])
-        last = found[-1] if found else last
-    return found
+    found: list[Kv] = []
+    end = after(base + b"e/")
+    while True:
+        where = Keys(last.key + b"\0", end)
+        (page,), _ = yield from _read([get(where, limit=ENTRIES_AT_ONCE, revision=revision)])
+        found += page.kvs
+        if not page.more:
+            return found
+        last = found[-1]
 
 
-def _write(base: bytes, header: Header, operations: list[dict[str, Any]]) -> Talk[bool]:
+def _write(base: bytes, header: Header, operations: list[bytes]) -> Talk[bool]:
     """Replace the header, and do the rest with it; False where the header is another by now."""
-    key = {"key": text(base + b"f")}
-    same = {**key, "target": "MOD", "mod_revision": header.revision}
-    (reply,) = yield [txn([same], [put(base + b"f", header.pack()), *_grouped(operations)], [])]
-    return bool(checked(reply).get("succeeded"))
+    key = base + b"f"
+    same = changed_at(Keys(key), header.revision)
+    (reply,) = yield [txn([same], [put(key, header.pack()), *_grouped(operations)])]
+    return bool(checked(reply).succeeded)
 
 
-def _header(response: dict[str, Any]) -> Header | None:
-    for kv in kvs_of(response):
-        layout, *said = json.loads(base64.b64decode(kv["value"]))
+def _header(response: Ranged) -> Header | None:
+    for kv in response.kvs:
+        layout, *said = json.loads(kv.value)
         if layout != LAYOUT:
             raise Misuse(
                 f"a cell of layout {layout} is stored here and this release knows layout {LAYOUT}: let all users of "
                 "this etcd run the same release of holdfast"
             )
-        return Header(Fence(*said[:4]), said[4], said[5], said[6], int(kv["mod_revision"]))
+        return Header(Fence(*said[:4]), said[4], said[5], said[6], kv.changed)
     return None
 
 
-def _value(response: dict[str, Any]) -> bytes | None:
-    return next((bytes_of(kv.get("value")) for kv in kvs_of(response)), None)
+def _value(response: Ranged) -> bytes | None:
+    return response.kvs[0].value if response.kvs else None
 
 
 def _overtaken(cell: str) -> Exception:

@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 from ..contract import TOMBSTONE_S
 from ..errors import HoldfastError, Unavailable
 from ..model import Turnstile
+from .etcd_messages import Ask, Keys, delete, grant, keepalive, made_at, on_lease, txn
 from .etcd_queue import Home, Node
-from .etcd_wire import Ask, LeaseGone, ask, checked, delete, keepalive, text, txn
+from .etcd_replies import checked
+from .etcd_wire import LeaseGone
 
 T = TypeVar("T")
 Talk = Generator[Sequence[Ask], list[Any], T]
@@ -49,23 +51,24 @@ class Lease:
 
     __slots__ = ("end", "id", "length_s", "places", "term")
 
-    def __init__(self, id: str, length_s: int, sent: float, term: str) -> None:
+    def __init__(self, id: int, length_s: int, sent: float, term: int) -> None:
         self.id = id
         self.length_s = length_s
         self.end = sent + length_s  # surely not before this
         self.term = term  # of the leader that promised it
-        self.places: dict[str, Place] = {}
+        self.places: dict[tuple[str, str], Place] = {}
 
 
 class Place:
     """One claim of ours."""
 
-    __slots__ = ("end", "home", "id", "key", "lease", "leaving", "token", "wanted", "watches")
+    __slots__ = ("end", "home", "id", "key", "lease", "leaving", "slot", "token", "wanted", "watches")
 
-    def __init__(self, home: Home, node: Node, lease: Lease) -> None:
+    def __init__(self, home: Home, id: str, node: Node, lease: Lease) -> None:
         self.home = home
-        self.id = node.id
+        self.id = id
         self.key = node.key
+        self.slot = node.slot
         self.token = node.token
         self.lease = lease
         self.end = 0.0
@@ -89,7 +92,8 @@ class Desk:
     def __init__(self, space: bytes) -> None:
         self.space = space
         self.places: dict[tuple[str, str], Place] = {}  # by address and claim id
-        self.leases: dict[str, Lease] = {}  # by id
+        self.sent: dict[tuple[str, str], int] = {}  # the slots of enters of which nothing was heard yet
+        self.leases: dict[int, Lease] = {}  # by id
         self._current: dict[float, Lease] = {}  # for new claims, by their ttl_s
         self._homes: dict[Turnstile, Home] = {}
         self.let_go: Callable[[Place], None] = lambda place: None  # of what is watched for it
@@ -107,17 +111,21 @@ class Desk:
     def place(self, turnstile: Turnstile, claim_id: str) -> Place | None:
         return self.places.get((turnstile.address, claim_id))
 
-    def keep(self, home: Home, node: Node, lease: Lease, sent: float) -> Place:
+    def keep(self, home: Home, id: str, node: Node, lease: Lease, sent: float) -> Place:
         """``sent``: when it was asked for."""
-        place = Place(home, node, lease)
+        place = Place(home, id, node, lease)
         place.renewed(sent)
-        lease.places[node.id] = self.places[home.turnstile.address, node.id] = place
+        name = home.turnstile.address, id
+        lease.places[name] = self.places[name] = place
+        self.sent.pop(name, None)
         return place
 
     def drop(self, place: Place) -> None:
-        place.lease.places.pop(place.id, None)
-        if self.is_kept(place):
-            del self.places[place.home.turnstile.address, place.id]
+        name = place.home.turnstile.address, place.id
+        place.lease.places.pop(name, None)
+        if self.places.get(name) is place:
+            del self.places[name]
+            place.home.give_back(place.slot)
         self.let_go(place)
 
     def is_kept(self, place: Place) -> bool:
@@ -148,22 +156,22 @@ class Desk:
     def grant(self, length_s: int) -> Talk[Lease]:
         """A new one. What the server gives may be longer: it grants none that a change of its leader could outlast."""
         sent = now()
-        (reply,) = yield [ask("/v3/lease/grant", {"TTL": length_s})]
+        (reply,) = yield [grant(length_s)]
         granted = checked(reply)
-        return Lease(granted["ID"], int(granted["TTL"]), sent, granted["header"]["raft_term"])
+        return Lease(granted.id, granted.ttl_s, sent, granted.header.term)
 
     def extend(self, leases: Sequence[Lease]) -> Talk[None]:
         """Keep them alive. One that was over is forgotten, with all that hung on it."""
         yield from self._drop_overdue(leases)
         sent = now()
         (reply,) = yield [keepalive([lease.id for lease in leases])]
-        heard = {line["ID"]: line for line in checked(reply)}
+        heard = {granted.id: granted for granted in checked(reply)}
         for lease in leases:
-            line = heard.get(lease.id)
-            if line is None:
-                raise Unavailable(f"etcd said nothing of the lease {lease.id}")
-            if "TTL" in line:
-                lease.end, lease.term = sent + int(line["TTL"]), line["header"]["raft_term"]
+            granted = heard.get(lease.id)
+            if granted is None:
+                raise Unavailable("etcd did not say of every lease whether it was extended")
+            if granted.ttl_s > 0:
+                lease.end, lease.term = sent + granted.ttl_s, granted.header.term
             else:
                 self.forget(lease)
 
@@ -196,6 +204,5 @@ class Desk:
 
 def _end(place: Place) -> Ask:
     """Delete it, unless it went over to another lease."""
-    key = {"key": text(place.key)}
-    still_here = {**key, "target": "LEASE", "lease": place.lease.id}
-    return txn([still_here], [delete(key)], [])
+    key = Keys(place.key)
+    return txn([on_lease(key, place.lease.id), made_at(key, place.token)], [delete(key)])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 from ..errors import HoldfastError, Unavailable
+from .etcd_messages import STATUS, Ask, authenticate
+from .etcd_replies import checked
 from .etcd_target import Target, name_of
-from .etcd_wire import Ask, NoLeader, TokenRefused, ask, checked
+from .etcd_wire import NoLeader, TokenRefused, too_old
 
 log = logging.getLogger("holdfast.etcd")
 
@@ -19,29 +22,37 @@ class Members:
         self.target = target
         self.at = 0
         self.login = b""
-        self.names = [name_of(host).encode() for host in target.hosts]
+        self.names = [name_of(host) for host in target.hosts]
+        self._known: set[int] = set()  # their version is new enough
 
     def failed(self, member: int, trouble: object) -> None:
         """Ask another from now on."""
         if member == self.at:
             self.at = (member + 1) % len(self.names)
-            log.info("etcd at %s: %s", self.names[member].decode(), trouble)
+            log.info("etcd at %s: %s", self.names[member], trouble)
 
-    @property
-    def name(self) -> str:
-        return self.names[self.at].decode()
+    def greeting(self, member: int) -> Ask | None:
+        """What has to be asked before anything else: a login, then the version."""
+        if self.target.user and not self.login:
+            return authenticate(self.target.user, self.target.password)
+        return None if member in self._known else STATUS
 
-    # -- login
+    def greeted(self, member: int, greeting: Ask, reply: Any) -> None:
+        if greeting is not STATUS:
+            self.login = checked(reply)
+            return
+        if (error := too_old(checked(reply), self.names[member])) is not None:
+            raise error
+        self._known.add(member)
 
-    @property
-    def needs_login(self) -> bool:
-        return bool(self.target.user and not self.login)
-
-    def login_request(self) -> Ask:
-        return ask("/v3/auth/authenticate", {"name": self.target.user, "password": self.target.password}, reads=True)
-
-    def logged_in(self, reply: Any) -> None:
-        self.login = checked(reply)["token"].encode()
+    def not_connected(self, member: int, error: Exception) -> HoldfastError:
+        name = self.names[member]
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Unavailable(f"the certificate of etcd at {name} is not trusted: {error.verify_message}; give ca=")
+        if isinstance(error, ssl.SSLError):
+            return Unavailable(f"no TLS with etcd at {name}: {error.reason or error}")
+        why = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        return Unavailable(f"no connection to etcd at {name}: {why}")
 
 
 class Tries:
@@ -51,10 +62,10 @@ class Tries:
     """
 
     def __init__(self, members: Members, until: float) -> None:
+        self.until = until
         self._members = members
         self._left = len(members.names)
         self._logins = 2
-        self.until = until
         self._whys: list[str] = []
 
     def share_s(self, now: float) -> float:
@@ -67,8 +78,7 @@ class Tries:
         self._left -= 1
         self._whys.append(str(trouble))
         if self._left <= 0 or now >= self.until:
-            whys = dict.fromkeys(self._whys)
-            raise trouble if len(whys) == 1 else Unavailable("; ".join(whys))
+            raise trouble if len(set(self._whys)) == 1 else Unavailable("; ".join(dict.fromkeys(self._whys)))
 
     def again(self, member: int, replies: list[Any], now: float) -> bool:
         """Whether these replies only say that somebody else, or a new login, is needed."""

@@ -90,6 +90,7 @@ def _tls(said: dict[str, str]) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=said.get("ca"))
         if "cert" in said:
             context.load_cert_chain(said["cert"], said.get("key"), said.get("key_password"))
+        context.set_alpn_protocols(["h2"])
     except (OSError, ssl.SSLError) as error:
         raise Misuse(f"etcds:// could not read its ca, cert or key: {error}") from None
     if verify == "no":

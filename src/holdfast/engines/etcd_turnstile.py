@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from ..core import turnstile as rule
 from ..errors import Unavailable
-from ..model import Claim, ClaimView, Snapshot, Standing, State, Turnstile
+from ..model import Claim, Standing, State, Turnstile
 from .etcd_desk import TRIES, Desk, Lease, Place, Talk, now
+from .etcd_messages import Ask, Keys, absent, delete, get, made_at, made_before, move, put, txn
 from .etcd_queue import Home, Node, Queue
-from .etcd_wire import (
-    Ask,
-    absent,
-    after,
-    ask,
-    bytes_of,
-    checked,
-    delete,
-    deleted,
-    get,
-    kvs_of,
-    made_before,
-    nested,
-    present,
-    put,
-    span,
-    text,
-    txn,
-)
-
-LISTED_AT_ONCE = 5000
-ASKED_AT_ONCE = 100
+from .etcd_replies import Done, Kv, checked
 
 
 class Watcher(Protocol):
@@ -66,65 +46,80 @@ class Turnstiles:
 
     def enter(self, turnstile: Turnstile, claim: Claim, nowait: bool) -> Talk[Standing]:
         desk, home = self.desk, self.desk.home(turnstile)
+        known, name = desk.place(turnstile, claim.id), (turnstile.address, claim.id)
+        doubtful = name in desk.sent  # it may have been done before, or be done yet
+        slot = known.slot if known else desk.sent.get(name, -1)
+        slot = home.slot() if slot < 0 else slot
         seen = 0  # the revision at which nobody was there, or at which this claim would have fitted
         for _ in range(TRIES):
             sent = now()
             lease = yield from desk.lease(claim.ttl_s)
-            (reply,) = yield [_enter(home, claim, lease, seen if nowait else None)]
+            desk.sent[name] = slot
+            key = home.claim(slot, claim)
+            (reply,) = yield [_enter(home, key, claim, lease, seen if nowait else None)]
             if desk.refused(reply, lease):
                 continue
-            responses = reply["responses"]
-            if reply.get("succeeded"):
-                queue = _queue(responses[1:], home, reply)
-                node = queue.find(claim.id)
+            if reply.succeeded:
+                queue = queue_of(reply.responses[1:], home, reply)
+                node = queue.at(key)
                 assert node is not None
-                place = desk.keep(home, node, lease, sent)
-                if reply["header"]["raft_term"] != lease.term:
+                place = desk.keep(home, claim.id, node, lease, sent)
+                if reply.term != lease.term:
                     yield from desk.extend([lease])  # a leader that was none any more may have promised it
                     if not desk.is_kept(place):
                         continue
                 return self._standing(place, node, queue)
-            if kvs_of(responses[2]):
-                return Standing(State.BURIED)
-            queue = _queue(responses, home, reply)
-            if queue.nodes:
-                rule.check_capacity(turnstile, queue.capacity)
-            if node := queue.find(claim.id):
+            *_, tomb, own = reply.responses
+            queue = queue_of(reply.responses, home, reply)
+            node = queue.at(key)
+            if node is not None and json.loads(own.kvs[0].value)["id"] == claim.id and not tomb.kvs:
                 adopted = yield from self._adopt(home, node, claim)
                 if adopted is not None:
                     return self._standing(adopted, node, queue)
-            elif nowait and not queue.fits(claim.weight):
+                continue
+            del desk.sent[name]
+            if doubtful and not tomb.kvs:  # what was sent before may come yet: see to it that it is refused
+                yield from self._bury(home, claim.id, tried=False)
+            if tomb.kvs:
+                return Standing(State.BURIED)
+            if queue.nodes:
+                rule.check_capacity(turnstile, queue.capacity)
+            if nowait and not queue.fits(claim.weight):
                 yield from self._want(home, queue, lease)
                 return Standing(State.BUSY)
-            seen = queue.revision
+            if doubtful:
+                return Standing(State.BURIED)
+            slot, seen = queue.free_slot(), queue.revision
         raise Unavailable(f"{turnstile.address} changed {TRIES} times while {claim.id} entered it")
 
     def _want(self, home: Home, queue: Queue, lease: Lease) -> Talk[None]:
         """Let those who hold it know that somebody asked, once."""
         if queue.admitted and not queue.is_marked(last := queue.nodes[queue.admitted - 1]):
-            (reply,) = yield [txn([], [put(home.mark, str(last.token).encode(), lease.id)], [])]
+            (reply,) = yield [txn([], [put(home.mark, b"%d" % last.token, lease.id)])]
             self.desk.refused(reply, lease)
 
     def _adopt(self, home: Home, node: Node, claim: Claim) -> Talk[Place | None]:
-        """A claim that stands, as ours from now on. None where it has gone, or between hands: see `_put_down`."""
+        """A claim that stands, as ours from now on; None where it has just gone."""
         desk, at = self.desk, now()
-        place = desk.place(home.turnstile, node.id)
+        place = desk.place(home.turnstile, claim.id)
         if place is not None and place.token == node.token and place.lease.id == node.lease:
             place.renewed(at)
             return place
-        if own := desk.leases.get(node.lease):  # the reply to its enter was lost
-            return desk.keep(home, node, own, at)
-        lease = yield from desk.lease(claim.ttl_s)
-        (reply,) = yield [_move(node, lease)]
-        if desk.refused(reply, lease) or not reply.get("succeeded"):
-            return None
-        return desk.keep(home, node, lease, at)
+        lease = desk.leases.get(node.lease)  # the reply to its enter was lost
+        if lease is None:
+            lease = yield from desk.lease(claim.ttl_s)
+            (reply,) = yield [_move(node, lease)]
+            if desk.refused(reply, lease) or not reply.succeeded:
+                return None
+        if place is not None:
+            desk.drop(place)
+        return desk.keep(home, claim.id, node, lease, at)
 
     def _put_down(self, node: Node, claim: Claim) -> Talk[bool]:
         """A claim that belongs to nobody for now gets a lease of its own, which nobody extends."""
-        lease = yield from self.desk.grant(max(1, int(-(-claim.ttl_s // 1))))
+        lease = yield from self.desk.grant(max(1, math.ceil(claim.ttl_s)))
         (reply,) = yield [_move(node, lease)]
-        return bool(checked(reply).get("succeeded"))
+        return bool(checked(reply).succeeded)
 
     # -- where it stands
 
@@ -147,10 +142,11 @@ class Turnstiles:
         tried = place is not None and place.leaving  # by a request whose reply was lost
         if place is not None and not bury:
             place.leaving = True
-            (reply,) = yield [txn([], [delete({"key": text(place.key)})], [])]
+            key = Keys(place.key)
+            (reply,) = yield [txn([made_at(key, place.token)], [delete(key)])]
             if isinstance(reply, Unavailable):
                 place.leaving = tried  # surely nothing was done
-            if deleted(checked(reply)["responses"][0]):
+            if checked(reply).succeeded:
                 desk.drop(place)
                 return True
         left = yield from self._bury(home, claim_id, tried)
@@ -160,35 +156,27 @@ class Turnstiles:
 
     def _bury(self, home: Home, claim_id: str, tried: bool) -> Talk[bool]:
         """A tombstone in place of the claim, or of nothing, in one transaction. True if it stood, then or before."""
-        desk = self.desk
-        capacity = home.turnstile.capacity
-        tomb = {"key": text(home.tomb(claim_id))}
+        desk, tomb = self.desk, home.tomb(claim_id)
         for _ in range(TRIES):
+            (reply,) = yield [txn([], [get(home.claims), get(tomb)], reads=True)]
+            claims, tombs = checked(reply).responses
+            if tombs.kvs:
+                break
+            node = queue_of([claims], home, reply).called(claim_id)
             lease = yield from desk.tomb_lease()
-            ours = span(home.of(claim_id, capacity))
-            stood, nothing = (put(home.tomb(claim_id), value, lease.id) for value in (b"1", b"1" if tried else b"0"))
-            others = get(span(home.claims), keys_only=True)
-            (reply,) = yield [
-                txn(
-                    [absent(tomb), present(ours)],
-                    [delete(ours), stood],
-                    [nested([absent(tomb), absent(ours)], [nothing], [get(tomb)]), others],
-                )
-            ]
-            if desk.refused(reply, lease):
+            if node is not None:
+                compare, steps = made_at(Keys(node.key), node.token), [delete(Keys(node.key))]
+            else:
+                compare, steps = made_before(home.claims, reply.revision + 1), []
+            stood = node is not None or tried
+            (reply,) = yield [txn([compare, absent(tomb)], [*steps, put(tomb.key, b"%d" % stood, lease.id)])]
+            if desk.refused(reply, lease) or not reply.succeeded:
                 continue
-            if reply.get("succeeded"):
-                return True
-            inner = reply["responses"][0]["response_txn"]
-            if not inner.get("succeeded"):
-                return bytes_of(kvs_of(inner["responses"][0])[0].get("value")) == b"1"
-            found = _queue([reply["responses"][1]], home, reply).find(claim_id)
-            if found is None:
-                return tried
-            capacity = found.capacity  # whoever makes it leave does not know what it came with
-            (reply,) = yield [txn([], [delete(tomb)], [])]
-            checked(reply)
-        raise Unavailable(f"{home.turnstile.address} changed {TRIES} times while {claim_id} left it")
+            desk.sent.pop((home.turnstile.address, claim_id), None)
+            return stood
+        else:
+            raise Unavailable(f"{home.turnstile.address} changed {TRIES} times while {claim_id} left it")
+        return bool(tombs.kvs[0].value == b"1")
 
     # -- renew
 
@@ -207,16 +195,21 @@ class Turnstiles:
             leases = list({place.lease.id: place.lease for place in places if place}.values())
             if leases:
                 yield from desk.extend(leases)
+            strange = {turnstile for turnstile, claim in items if desk.place(turnstile, claim.id) is None}
             homes = {turnstile: desk.home(turnstile) for turnstile, _ in items}
-            ranges = [one for home in homes.values() for one in _listing(home)]
-            (reply,) = yield [txn([], ranges, [], reads=True)]
-            responses, term = checked(reply)["responses"], reply["header"]["raft_term"]
-            if all(lease.term == term for lease in leases):
+            ranges = [
+                one
+                for turnstile, home in homes.items()
+                for one in ([get(home.claims), home.listing[1]] if turnstile in strange else home.listing)
+            ]
+            (reply,) = yield [txn([], ranges, reads=True)]
+            responses = checked(reply).responses
+            if all(lease.term == reply.term for lease in leases):
                 break
         else:
             raise Unavailable("the leader of this etcd changed again and again")
         queues = {
-            turnstile: _queue(responses[2 * place : 2 * place + 2], home, reply)
+            turnstile: queue_of(responses[2 * place : 2 * place + 2], home, reply)
             for place, (turnstile, home) in enumerate(homes.items())
         }
         heard: dict[str, Standing] = {}
@@ -226,9 +219,10 @@ class Turnstiles:
 
     def _renewed(self, home: Home, claim: Claim, queue: Queue) -> Talk[Standing]:
         desk = self.desk
-        place, node = desk.place(home.turnstile, claim.id), queue.find(claim.id)
-        if node is None:
-            if place is not None:
+        place = desk.place(home.turnstile, claim.id)
+        node = queue.at(place.key, place.token) if place is not None else queue.called(claim.id)
+        if node is None or (place is not None and place.leaving):
+            if place is not None and node is None:
                 desk.drop(place)
             return Standing(State.GONE)
         if not claim.inbox:
@@ -238,117 +232,50 @@ class Turnstiles:
                 desk.drop(place)
             state = State.ADMITTED if queue.is_admitted(node) else State.WAITING
             return Standing(state, node.token, queue.is_wanted(node))
-        if place is not None and place.leaving:
-            return Standing(State.GONE)
-        if place is None or place.key != node.key or place.lease.id != node.lease:
+        if place is None or place.lease.id != node.lease:
             place = yield from self._adopt(home, node, claim)
             if place is None:
                 return Standing(State.GONE)
         return self._standing(place, node, queue, long=True)
 
-    # -- what stands
-
-    def look(self, turnstile: Turnstile) -> Talk[Snapshot]:
-        home = self.desk.home(turnstile)
-        (reply,) = yield [txn([], _listing(home, keys_only=False), [], reads=True)]
-        queue = _queue(checked(reply)["responses"], home, reply)
-        leases = list({node.lease for node in queue.nodes})
-        left: dict[str, int] = {}
-        for start in range(0, len(leases), ASKED_AT_ONCE):
-            batch = leases[start : start + ASKED_AT_ONCE]
-            replies = yield [ask("/v3/lease/timetolive", {"ID": id}, reads=True) for id in batch]
-            left |= {id: int(checked(reply).get("TTL", 0)) for id, reply in zip(batch, replies, strict=True)}
-        views = [
-            _view(node, place < queue.admitted, value, left[node.lease])
-            for place, (node, value) in enumerate(zip(queue.nodes, queue.values, strict=True))
-            if left[node.lease] >= 0
-        ]
-        return Snapshot(turnstile.kind, turnstile.name, queue.capacity, tuple(views))
-
-    def list(self, prefix: str) -> Talk[Sequence[Turnstile]]:
-        base = b"%bt/" % self.desk.space
-        start, end = base, after(base)
-        standing: dict[str, Turnstile] = {}
-        while True:
-            where = {"key": text(start), "range_end": text(end)}
-            page = [get(where, keys_only=True, limit=LISTED_AT_ONCE)]
-            (reply,) = yield [txn([], page, [], reads=True)]
-            keys = [base64.b64decode(kv["key"]) for kv in kvs_of(checked(reply)["responses"][0])]
-            for key in keys:
-                name, _, rest = key[len(base) :].decode().partition("/")
-                address = unquote(name)
-                if rest.startswith("c/") and address.startswith(prefix) and address not in standing:
-                    capacity = int(rest[2:].partition("/")[0])
-                    announces = rest.split("!")[-2] == "a"
-                    kind, _, plain = address.partition(":")
-                    standing[address] = Turnstile(kind, plain, capacity, announces)
-            if len(keys) < LISTED_AT_ONCE:
-                return [standing[address] for address in sorted(standing)]
-            start = keys[-1] + b"\0"
-
 
 # -- requests and replies
 
 
-def _enter(home: Home, claim: Claim, lease: Lease, seen: int | None) -> Ask:
-    """Add the claim unless it is there, was buried, or others stand with another capacity.
+def _enter(home: Home, key: bytes, claim: Claim, lease: Lease, seen: int | None) -> Ask:
+    """Add the claim unless its slot is taken, it was buried, or others stand with another capacity.
 
     With ``seen``, for a nowait, only if nobody came after that revision. Those who went meanwhile do not matter.
     """
-    key, tomb, claims = home.claim(claim), {"key": text(home.tomb(claim.id))}, span(home.claims)
-    if seen is None:
-        own = span(home.of(claim.id))
-        alike = b"%b%d/" % (home.claims, home.turnstile.capacity)
-        below = {"key": text(home.claims), "range_end": text(alike)}
-        above = {"key": text(after(alike)), "range_end": claims["range_end"]}
-        compare = [absent(own), absent(tomb), absent(below), absent(above)]
-    else:
-        compare = [made_before(claims, seen + 1), absent(tomb)]
-    lists = _listing(home)
-    value = _value(claim.owner, claim.payload, time.time())
-    return txn(compare, [put(key, value, lease.id), *lists], [*lists, get(tomb, keys_only=True)])
+    own, tomb = Keys(key), home.tomb(claim.id)
+    others = home.no_others if seen is None else [made_before(home.claims, seen + 1)]
+    value = b'{"id":%b,"owner":%b,"payload":"%b","entered_at":%.3f}' % (
+        _json(claim.id), _json(claim.owner), base64.b64encode(claim.payload), time.time(),
+    )  # fmt: skip
+    return txn(
+        [absent(own), absent(tomb), *others],
+        [put(key, value, lease.id), home.listing[0]],
+        [*home.listing, get(tomb, keys_only=True), get(own)],
+    )
+
+
+@lru_cache(maxsize=256)
+def _json(text: str) -> bytes:
+    return json.dumps(text).encode()
 
 
 def _move(node: Node, lease: Lease) -> Ask:
     """To another lease; its value, and the revision that created it, stay."""
-    key = text(node.key)
-    same = {"key": key, "target": "CREATE", "create_revision": node.token}
-    return txn([same], [{"request_put": {"key": key, "ignore_value": True, "lease": lease.id}}], [])
+    return txn([made_at(Keys(node.key), node.token)], [move(node.key, lease.id)])
 
 
-def _listing(home: Home, keys_only: bool = True) -> list[dict[str, Any]]:
-    return [get(span(home.claims), keys_only=keys_only), get({"key": text(home.mark)})]
+def listing(home: Home, token: int = 0) -> Ask:
+    """The queue; with a token up to that claim, which is all that its turn depends on."""
+    if token:
+        return txn([], [get(home.claims, keys_only=True, made_by=token)], reads=True)
+    return txn([], home.listing, reads=True)
 
 
-def listing(home: Home) -> Ask:
-    return txn([], _listing(home), [], reads=True)
-
-
-def listed(reply: dict[str, Any], home: Home) -> Queue:
-    return _queue(reply["responses"], home, reply)
-
-
-def _queue(responses: Sequence[dict[str, Any]], home: Home, reply: dict[str, Any]) -> Queue:
-    marks = kvs_of(responses[1]) if len(responses) > 1 else []
-    return Queue(kvs_of(responses[0]), marks, home, int(reply["header"]["revision"]))
-
-
-def _value(owner: str, payload: bytes, entered_at: float) -> bytes:
-    return b'{"owner":%b,"payload":"%b","entered_at":%.3f}' % (
-        _json(owner), base64.b64encode(payload), entered_at,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _json(owner: str) -> bytes:
-    return json.dumps(owner).encode()
-
-
-def _view(node: Node, admitted: bool, value: str | None, left_s: int) -> ClaimView:
-    """``left_s`` is of its lease, which is longer than the claim's own time."""
-    said = json.loads(bytes_of(value))
-    age_s = max(0.0, time.time() - said["entered_at"])
-    payload = base64.b64decode(said["payload"])
-    return ClaimView(
-        node.id, node.token, node.weight, admitted, said["owner"], payload, age_s, min(node.ttl_s, float(left_s))
-    )
+def queue_of(responses: Sequence[Any], home: Home, reply: Done) -> Queue:
+    marks: Sequence[Kv] = responses[1].kvs if len(responses) > 1 else ()
+    return Queue(responses[0].kvs, marks, home, reply.revision)
