@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import Misuse, Unavailable
+from ..errors import Misuse, Unavailable, Unsupported
 from .etcd_members import Members, Tries
 from .etcd_messages import Ask
 from .etcd_pipes import Pipe, Wire, dial
@@ -18,6 +18,10 @@ IDLE_S = 1.0
 
 MAX_IDLE = 64
 """Connections kept for later; each thread in the middle of a call has one more."""
+
+
+NOT_SERVED = (Unavailable, Unsupported)
+"""What one member may say, or what stands in its place, though another serves."""
 
 
 class Calls:
@@ -39,7 +43,7 @@ class Calls:
                 while greeting := self.members.greeting(wire.member):
                     self.members.greeted(wire.member, greeting, wire.exchange([greeting], tries.share_s(_now()))[0])
                 replies = wire.exchange(requests, max(0.001, until - _now()))
-            except Unavailable as trouble:  # nobody there, or not greeted: nothing was asked
+            except NOT_SERVED as trouble:  # nobody there, or not greeted: nothing was asked
                 if wire is not None:
                     self._drop(wire)
                 tries.failed(member, trouble, _now())
@@ -110,7 +114,7 @@ class AsyncCalls:
             member = self.members.at
             try:
                 pipe = await self.connected(tries)
-            except Unavailable as trouble:
+            except NOT_SERVED as trouble:
                 tries.failed(member, trouble, _now())
                 continue
             replies = await pipe.exchange(requests, max(0.001, until - _now()))

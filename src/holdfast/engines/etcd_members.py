@@ -6,7 +6,7 @@ import logging
 import ssl
 from typing import Any
 
-from ..errors import HoldfastError, Unavailable
+from ..errors import HoldfastError, Unavailable, Unsupported
 from .etcd_messages import STATUS, Ask, authenticate
 from .etcd_replies import checked
 from .etcd_target import Target, name_of
@@ -66,7 +66,7 @@ class Tries:
         self._members = members
         self._left = len(members.names)
         self._logins = 2
-        self._whys: list[str] = []
+        self._troubles: list[HoldfastError] = []
 
     def share_s(self, now: float) -> float:
         """How long one try may take to connect: its share of the time, as others may have to follow."""
@@ -76,9 +76,12 @@ class Tries:
         """Raises it where there is nobody left to ask."""
         self._members.failed(member, trouble)
         self._left -= 1
-        self._whys.append(str(trouble))
+        self._troubles.append(trouble)
         if self._left <= 0 or now >= self.until:
-            raise trouble if len(set(self._whys)) == 1 else Unavailable("; ".join(dict.fromkeys(self._whys)))
+            if len(self._troubles) == 1:
+                raise trouble
+            hopeless = all(isinstance(one, Unsupported) for one in self._troubles)
+            raise (Unsupported if hopeless else Unavailable)("; ".join(dict.fromkeys(map(str, self._troubles))))
 
     def again(self, member: int, replies: list[Any], now: float) -> bool:
         """Whether these replies only say that somebody else, or a new login, is needed."""
