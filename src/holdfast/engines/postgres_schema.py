@@ -19,23 +19,24 @@ BINARY = (BYTEA, BYTEAS, INT8S, TEXTS)
 """What is sent in the server's own form: nothing to escape."""
 
 
-class Statement(NamedTuple):
-    """One function call."""
+class Statement:
+    """One function call. ``rows``: it gives rows, in binary; else one text. ``sql``: it is no function of ours."""
 
-    name: str
-    types: tuple[int, ...]
-    rows: bool = False  # it gives rows, in binary; else one text
-    sql: str = ""  # where it is no function of ours
+    __slots__ = ("form", "formats", "name", "rows", "sql", "types")
+
+    def __init__(self, name: str, types: tuple[int, ...], rows: bool = False, sql: str = "") -> None:
+        self.name = name
+        self.types = types
+        self.formats = tuple(int(one in BINARY) for one in types)
+        self.rows = rows
+        self.form = int(rows)
+        self.sql = sql
 
     def text(self, schema: str) -> bytes:
         if self.sql:
             return self.sql.encode()
         marks = ",".join(f"${number}" for number in range(1, len(self.types) + 1))
         return f'SELECT {"* FROM " if self.rows else ""}"{schema}".{self.name}({marks})'.encode()
-
-    @property
-    def formats(self) -> tuple[int, ...]:
-        return tuple(int(one in BINARY) for one in self.types)
 
 
 ENTER = Statement("enter", (BYTEA, BYTEA, BOOL, INT8, INT8, INT8, TEXT, TEXT, BOOL, BYTEA, BYTEA))

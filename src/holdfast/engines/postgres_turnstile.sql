@@ -4,6 +4,12 @@
 -- each statement of a VOLATILE function sees what was committed before it began, so it sees all that was done under the
 -- lock before. Under any other isolation level it would see what stood before it waited: that is refused.
 --
+-- The two common cases have a short way, an UPDATE that decides by the row as it stands once it is locked: to take what
+-- nobody has, and to wait behind others who wait. Its clock was read before the lock; so a lease may end a little
+-- earlier, yet never earlier than its holder reckons, who counts from before he asked. A claim that is alone stands in the
+-- turnstile's own row (`alone`): taking and giving back what nobody else wants are one UPDATE each. Whatever else is
+-- asked makes a row of `claim` of it first (`unfold`).
+--
 -- Times are µs since 1970 on the server's clock. By the lemma of admission a claim is admitted where its token is not
 -- above its turnstile's frontier.
 
@@ -21,9 +27,16 @@ CREATE TABLE @schema@.turnstile (
   wanted bigint NOT NULL DEFAULT 0,    -- somebody asked for what those up to this token hold,
   told bigint NOT NULL DEFAULT 0,      -- and those up to this token were signalled so
   next_end bigint NOT NULL DEFAULT 0,  -- no lease ends before
+  tail_end bigint NOT NULL DEFAULT 0,  -- when the last who came ends if it is dead
   tied boolean NOT NULL DEFAULT false, -- there may be claims that end with their client's connection
   buried bigint NOT NULL DEFAULT 0,    -- until when tombstones stand
-  touched bigint NOT NULL DEFAULT 0    -- the latest time at which it was used
+  touched bigint NOT NULL DEFAULT 0,   -- the latest time at which it was used
+  alone bytea,                         -- the id of the one claim there is: its weight is load, its token frontier,
+  ttl bigint,                          -- its end next_end
+  since bigint,
+  inbox text,
+  owner bytea,
+  payload bytea
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 CREATE INDEX turnstile_id ON @schema@.turnstile (id) WITH (fillfactor = 50);
 
@@ -67,6 +80,18 @@ BEGIN
     USING ERRCODE = 'HF001';
 END $$;
 
+-- Make a row of the claim that stood alone.
+CREATE FUNCTION @schema@.unfold(s @schema@.turnstile) RETURNS @schema@.turnstile LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO @schema@.claim VALUES
+    (s.id, s.frontier, s.alone, s.load, s.ttl, s.since, s.next_end, s.inbox, s.tied, s.owner, s.payload);
+  s.alone := NULL;
+  s.first := s.frontier;
+  s.tail_end := s.next_end;
+  UPDATE @schema@.turnstile SET alone = NULL, first = s.first, tail_end = s.tail_end WHERE address = s.address;
+  RETURN s;
+END $$;
+
 -- A row for an address that has none, locked; and some rows that nobody used for an hour go.
 CREATE FUNCTION @schema@.found(p_address bytea) RETURNS @schema@.turnstile LANGUAGE plpgsql AS $$
 DECLARE
@@ -78,8 +103,8 @@ BEGIN
     INSERT INTO @schema@.turnstile (address) VALUES (p_address) ON CONFLICT DO NOTHING RETURNING * INTO s;
     IF FOUND THEN
       SELECT array_agg(id) INTO stale FROM (
-        SELECT id, touched FROM @schema@.turnstile t WHERE id >= floor(random() * s.id)::bigint ORDER BY id LIMIT 8
-      ) few WHERE touched < long_ago AND id <> s.id
+        SELECT id, touched, next_end FROM @schema@.turnstile t WHERE id >= floor(random() * s.id)::bigint ORDER BY id LIMIT 8
+      ) few WHERE touched < long_ago AND next_end < long_ago AND id <> s.id
         AND NOT EXISTS (SELECT FROM @schema@.claim c WHERE c.turnstile = few.id AND c.ends > long_ago);
       IF stale IS NOT NULL THEN
         WITH idle AS (
@@ -104,7 +129,7 @@ BEGIN
   UPDATE @schema@.turnstile SET
     capacity = s.capacity, channel = s.channel, load = s.load, admitted = s.admitted, waiting = s.waiting,
     last = s.last, first = s.first, frontier = s.frontier, wanted = s.wanted, told = s.told, next_end = s.next_end,
-    tied = s.tied, buried = s.buried, touched = s.touched
+    tail_end = s.tail_end, tied = s.tied, buried = s.buried, touched = s.touched
   WHERE address = s.address;
 END $$;
 
@@ -163,6 +188,7 @@ BEGIN
       s.waiting := s.waiting - 1;
     END IF;
   END LOOP;
+  s.tail_end := s.next_end;
   SELECT coalesce(min(ends), 0), coalesce(min(token), 0), coalesce(bool_or(tied), false)
     INTO s.next_end, s.first, s.tied FROM @schema@.claim WHERE turnstile = s.id;
   IF went THEN s := @schema@.settle(s); END IF;
@@ -206,16 +232,47 @@ END $$;
 CREATE FUNCTION @schema@.enter(
   p_address bytea, p_id bytea, p_nowait boolean, p_weight bigint, p_ttl bigint, p_capacity bigint, p_channel text,
   p_inbox text, p_tied boolean, p_owner bytea, p_payload bytea
-) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   s @schema@.turnstile;
-  now bigint;
+  now bigint := date_part('epoch', clock_timestamp()) * 1000000;
   token bigint;
+  look_at bigint;
   fits boolean;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN PERFORM @schema@.refuse_isolation(); END IF;
+  IF p_channel = '' AND p_weight <= p_capacity AND octet_length(p_payload) <= 1000 THEN
+    UPDATE @schema@.turnstile t SET
+      capacity = p_capacity, channel = '', last = greatest(last + 1, now), touched = greatest(touched, now),
+      load = CASE WHEN waiting > 0 THEN load ELSE p_weight END,
+      admitted = CASE WHEN waiting > 0 THEN admitted ELSE 1 END,
+      waiting = CASE WHEN waiting > 0 THEN waiting + 1 ELSE 0 END,
+      frontier = CASE WHEN waiting > 0 THEN frontier ELSE greatest(last + 1, now) END,
+      wanted = CASE WHEN waiting > 0 THEN frontier ELSE wanted END,
+      next_end = CASE WHEN waiting > 0 THEN least(next_end, now + p_ttl) ELSE now + p_ttl END,
+      since = CASE WHEN waiting > 0 THEN tail_end ELSE now END,
+      tail_end = now + p_ttl, tied = p_tied, ttl = p_ttl,
+      alone = CASE WHEN waiting > 0 THEN NULL ELSE p_id END, inbox = p_inbox, owner = p_owner, payload = p_payload
+    WHERE address = p_address AND buried <= now AND touched < now + 1000000 AND (
+      (admitted = 0 AND waiting = 0) OR (
+        waiting > 0 AND NOT p_nowait AND capacity = p_capacity AND channel = '' AND NOT tied AND NOT p_tied
+        AND told >= frontier AND next_end > now
+      )
+    ) RETURNING t.id, t.last, t.waiting, t.since INTO s.id, token, s.waiting, look_at;
+    IF FOUND THEN
+      IF s.waiting = 0 THEN RETURN '1 ' || token || ' 0 -1'; END IF;
+      INSERT INTO @schema@.claim
+        VALUES (s.id, token, p_id, p_weight, p_ttl, now, now + p_ttl, p_inbox, p_tied, p_owner, p_payload)
+        ON CONFLICT (turnstile, id) DO NOTHING;
+      IF FOUND THEN RETURN '2 ' || token || ' 0 ' || greatest(0, look_at - now); END IF;
+      UPDATE @schema@.turnstile SET waiting = waiting - 1 WHERE address = p_address RETURNING * INTO s;  -- a resend
+      SELECT c.token INTO token FROM @schema@.claim c WHERE c.turnstile = s.id AND c.id = p_id;
+      RETURN @schema@.standing(s, token, now);
+    END IF;
+  END IF;
   SELECT * INTO s FROM @schema@.turnstile WHERE address = p_address FOR UPDATE;
   IF NOT FOUND THEN s := @schema@.found(p_address); END IF;
+  IF s.alone IS NOT NULL THEN s := @schema@.unfold(s); END IF;
   now := date_part('epoch', clock_timestamp()) * 1000000;
   IF now < s.touched OR s.tied OR (s.next_end <= now AND s.admitted + s.waiting > 0) THEN
     s := @schema@.sweep(s, now);
@@ -232,49 +289,62 @@ BEGIN
     s.first := greatest(s.last + 1, now);
   ELSE
     IF s.capacity <> p_capacity THEN RETURN 'C ' || s.capacity; END IF;
-    SELECT c.token INTO token FROM @schema@.claim c WHERE c.turnstile = s.id AND c.id = p_id;
-    IF FOUND THEN RETURN @schema@.standing(s, token, now); END IF;
   END IF;
   fits := s.waiting = 0 AND s.load + p_weight <= s.capacity;
   IF p_nowait AND NOT fits THEN
+    SELECT c.token INTO token FROM @schema@.claim c WHERE c.turnstile = s.id AND c.id = p_id;
+    IF FOUND THEN RETURN @schema@.standing(s, token, now); END IF;
     IF s.wanted < s.frontier THEN PERFORM @schema@.save(@schema@.want(s)); END IF;
     RETURN '3 0 0 -1';
   END IF;
   token := greatest(s.last + 1, now);
   INSERT INTO @schema@.claim
-    VALUES (s.id, token, p_id, p_weight, p_ttl, now, now + p_ttl, p_inbox, p_tied, p_owner, p_payload);
+    VALUES (s.id, token, p_id, p_weight, p_ttl, now, now + p_ttl, p_inbox, p_tied, p_owner, p_payload)
+    ON CONFLICT (turnstile, id) DO NOTHING;
+  IF NOT FOUND THEN  -- a resend
+    SELECT c.token INTO token FROM @schema@.claim c WHERE c.turnstile = s.id AND c.id = p_id;
+    RETURN @schema@.standing(s, token, now);
+  END IF;
   IF fits THEN
     s.admitted := s.admitted + 1;
     s.load := s.load + p_weight;
     s.frontier := token;
   ELSE
+    look_at := CASE WHEN s.waiting = 0 THEN s.next_end ELSE s.tail_end END;
     s.waiting := s.waiting + 1;
-    s := @schema@.want(s);
+    IF s.told < s.frontier THEN s := @schema@.want(s); END IF;
+    s.wanted := s.frontier;
   END IF;
   UPDATE @schema@.turnstile t SET
     capacity = s.capacity, channel = s.channel, load = s.load, admitted = s.admitted, waiting = s.waiting,
     last = token, first = s.first, frontier = s.frontier, wanted = s.wanted, told = s.told,
-    next_end = least(s.next_end, now + p_ttl), tied = s.tied OR p_tied, touched = now
+    next_end = least(s.next_end, now + p_ttl), tail_end = now + p_ttl, tied = s.tied OR p_tied, touched = now
   WHERE address = p_address;
   IF s.channel <> '' THEN PERFORM pg_notify(s.channel, ''); END IF;
   IF fits THEN RETURN '1 ' || token || ' 0 -1'; END IF;
-  s.tied := s.tied OR p_tied;
-  RETURN @schema@.standing(s, token, now);
+  IF s.tied THEN look_at := least(look_at, now + 500000); END IF;
+  RETURN '2 ' || token || ' 0 ' || CASE WHEN s.admitted + s.waiting = 1 THEN -1 ELSE greatest(0, look_at - now) END;
 END $$;
 
 CREATE FUNCTION @schema@.leave(p_address bytea, p_id bytea, p_bury boolean, p_stone bigint) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   s @schema@.turnstile;
-  now bigint;
+  now bigint := date_part('epoch', clock_timestamp()) * 1000000;
   c record;
   there boolean;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN PERFORM @schema@.refuse_isolation(); END IF;
   -- A crash that undoes it leaves a claim that stands until its end, ahead of all who came in later: nobody is harmed.
-  IF NOT p_bury THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+  IF NOT p_bury THEN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    UPDATE @schema@.turnstile SET alone = NULL, admitted = 0, load = 0, touched = greatest(touched, now)
+      WHERE address = p_address AND alone = p_id AND next_end > now AND NOT tied AND channel = '';
+    IF FOUND THEN RETURN true; END IF;
+  END IF;
   SELECT * INTO s FROM @schema@.turnstile WHERE address = p_address FOR UPDATE;
   IF NOT FOUND THEN s := @schema@.found(p_address); END IF;
+  IF s.alone IS NOT NULL THEN s := @schema@.unfold(s); END IF;
   now := date_part('epoch', clock_timestamp()) * 1000000;
   IF now < s.touched OR s.tied OR (s.next_end <= now AND s.admitted + s.waiting > 0) THEN
     s := @schema@.sweep(s, now);
@@ -297,6 +367,7 @@ BEGIN
       s.load := s.load - c.weight;
     ELSE
       s.waiting := s.waiting - 1;
+      s.tail_end := s.next_end;
     END IF;
     IF s.waiting > 0 THEN
       IF c.token = s.first THEN s.first := c.token + 1; END IF;
@@ -307,14 +378,14 @@ BEGIN
   END IF;
   UPDATE @schema@.turnstile SET
     load = s.load, admitted = s.admitted, waiting = s.waiting, first = s.first, frontier = s.frontier, told = s.told,
-    buried = s.buried, touched = now
+    tail_end = s.tail_end, buried = s.buried, touched = now
   WHERE address = p_address;
   RETURN there;
 END $$;
 
 -- In the order of the addresses, so that two of them never wait for each other. 'state token wanted look_in_us' of each.
 CREATE FUNCTION @schema@.renew(p_addresses bytea[], p_ids bytea[], p_ttls bigint[], p_inboxes text[]) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   s @schema@.turnstile;
   now bigint;
@@ -323,9 +394,18 @@ DECLARE
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN PERFORM @schema@.refuse_isolation(); END IF;
   FOR i IN 1..cardinality(p_ids) LOOP
+    now := date_part('epoch', clock_timestamp()) * 1000000;
+    UPDATE @schema@.turnstile SET next_end = now + p_ttls[i], ttl = p_ttls[i], inbox = p_inboxes[i], touched = now
+      WHERE address = p_addresses[i] AND alone = p_ids[i] AND next_end > now AND touched <= now AND NOT tied
+      RETURNING * INTO s;
+    IF FOUND THEN
+      replies := replies || @schema@.standing(s, s.frontier, now);
+      CONTINUE;
+    END IF;
     p_token := NULL;
     SELECT * INTO s FROM @schema@.turnstile WHERE address = p_addresses[i] FOR UPDATE;
     IF FOUND AND s.admitted + s.waiting > 0 THEN
+      IF s.alone IS NOT NULL THEN s := @schema@.unfold(s); END IF;
       now := date_part('epoch', clock_timestamp()) * 1000000;
       IF now < s.touched OR s.tied OR s.next_end <= now THEN s := @schema@.sweep(s, now); END IF;
       UPDATE @schema@.claim SET ends = now + p_ttls[i], ttl = p_ttls[i], inbox = p_inboxes[i]
@@ -352,6 +432,7 @@ BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN PERFORM @schema@.refuse_isolation(); END IF;
   SELECT * INTO s FROM @schema@.turnstile WHERE address = p_address FOR UPDATE;
   IF NOT FOUND THEN RETURN; END IF;
+  IF s.alone IS NOT NULL THEN s := @schema@.unfold(s); END IF;
   now := date_part('epoch', clock_timestamp()) * 1000000;
   IF now < s.touched OR s.tied OR (s.next_end <= now AND s.admitted + s.waiting > 0) THEN
     s := @schema@.sweep(s, now);
@@ -363,8 +444,9 @@ END $$;
 CREATE FUNCTION @schema@.list(p_from bytea, p_to bytea) RETURNS TABLE (address bytea, capacity bigint, announces boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT t.address, t.capacity, t.channel <> '' FROM @schema@.turnstile t
-  WHERE t.address >= p_from AND t.address < p_to AND EXISTS (
-    SELECT FROM @schema@.claim c WHERE c.turnstile = t.id AND c.ends > @schema@.now_us()
+  WHERE t.address >= p_from AND t.address < p_to AND (
+    (t.alone IS NOT NULL AND t.next_end > @schema@.now_us())
+    OR EXISTS (SELECT FROM @schema@.claim c WHERE c.turnstile = t.id AND c.ends > @schema@.now_us())
   ) ORDER BY t.address
 $$;
 

@@ -106,7 +106,7 @@ class Wire:
     def prepare(self, until: float) -> None:
         """For calls: from now on they are pipelined."""
         if not self.pooled:
-            isolation = "SET default_transaction_isolation TO 'read committed'"
+            isolation = "SET search_path TO pg_catalog; SET default_transaction_isolation TO 'read committed'"
             texts = [f"PREPARE holdfast_{one.name} AS {one.text(self.target.schema).decode()}" for one in PREPARED]
             self.ask("; ".join([isolation, *texts]), until)
             self._statements = {one.name: f"holdfast_{one.name}".encode() for one in PREPARED}
@@ -164,12 +164,11 @@ class Wire:
             if wraps:
                 self.pg.send_query_params(READ_COMMITTED, None)
             prepared = self._statements.get(statement.name)
-            form = 1 if statement.rows else 0
             if prepared is not None:
-                self.pg.send_query_prepared(prepared, values, statement.formats, form)
+                self.pg.send_query_prepared(prepared, values, statement.formats, statement.form)
             else:
                 text = statement.text(self.target.schema)
-                self.pg.send_query_params(text, values, statement.types, statement.formats, form)
+                self.pg.send_query_params(text, values, statement.types, statement.formats, statement.form)
             if wraps:
                 self.pg.send_query_params(b"COMMIT", None)
             self.waits.append(waiter)
