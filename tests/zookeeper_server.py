@@ -63,6 +63,10 @@ class ZooKeeperServer(Server):
             probe.sendall(word.encode())
             return b"".join(iter(lambda: probe.recv(1 << 16), b""))
 
+    def forget(self) -> None:
+        """Lose all data, as a server without a disk does when it ends."""
+        shutil.rmtree(self.folder / "version-2")
+
     def client(self) -> KazooClient:
         """A connected client of one's own: stop it."""
         client = KazooClient(self.address)

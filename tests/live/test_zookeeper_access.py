@@ -14,8 +14,9 @@ from kazoo.security import make_digest_acl
 from servers import free_port
 from zookeeper_server import ZooKeeperServer
 
-from holdfast import Misuse, Unavailable, aio, connect
+from holdfast import Misuse, Unavailable, Unsupported, aio, connect
 from holdfast.engines import engine_for
+from holdfast.engines.zookeeper_wire import CreateContainer
 from holdfast.model import Change
 
 pytestmark = pytest.mark.live
@@ -88,6 +89,14 @@ def test_a_client_object_gives_its_settings_and_is_left_alone(zookeeper_url: str
     theirs.close()
 
 
+def test_credentials_that_the_server_refuses_are_a_misuse(zookeeper_session: ZooKeeperServer) -> None:
+    theirs = KazooClient(zookeeper_session.address, auth_data=[("no such scheme", "ann:s3cret")])
+    with connect(theirs, patience_s=20.0) as client, pytest.raises(Misuse, match="refused the credentials") as refused:
+        client.lock("x").acquire()
+    assert "ann" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
 # -- addresses
 
 
@@ -118,6 +127,18 @@ def test_a_session_longer_than_the_server_grants_is_refused_with_what_would_do(
     client = connect_to(f"{zookeeper_url}?ttl_s=600")
     with pytest.raises(Misuse, match=r"sessions of 60 s at most, and ttl_s=600 takes 901.5: .*\?ttl_s=39 or less"):
         client.lock("x").acquire()
+
+
+def test_a_server_too_old_is_refused_with_the_version_that_is_needed(
+    zookeeper_url: str, connect_to: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One before 3.5.3 answers to container nodes as this one does to what is still to come."""
+    monkeypatch.setattr(CreateContainer, "type", 199)
+    client = connect_to(zookeeper_url)
+    with pytest.raises(Unsupported, match=r"too old: holdfast needs ZooKeeper 3\.5\.3 or newer"):
+        client.lock("x").acquire()
+    monkeypatch.undo()
+    client.lock("x").acquire().release()
 
 
 def test_something_else_that_listens_there_is_unavailable(redis_url: str, connect: Connect) -> None:

@@ -15,7 +15,7 @@ from servers import eventually
 from zookeeper_live import LONG, SHORT, Waiter, desk_of, expire
 from zookeeper_server import ZooKeeperServer
 
-from holdfast import AcquireTimeout, LeaseLost, StaleToken, Unavailable, Unsupported
+from holdfast import LeaseLost, StaleToken, Unavailable, Unsupported
 from holdfast.hooks import Event
 
 pytestmark = pytest.mark.live
@@ -134,6 +134,20 @@ def test_a_holder_paused_past_its_session_is_told_and_refused(
     lease.release()
 
 
+def test_a_killed_waiter_holds_up_those_behind_it_for_no_longer_than_its_session(
+    zookeeper_url: str, connect: Connect, start_peer: Callable[..., Peer], look: Onlooker
+) -> None:
+    holder = connect(f"{zookeeper_url}?{LONG}").lock("x").acquire()
+    killed = start_peer(f"{zookeeper_url}?{SHORT}")
+    killed.order("acquire", "x")
+    eventually(lambda: look.waiters("x") == 1)
+    behind = Waiter(look, connect(f"{zookeeper_url}?{LONG}"))
+    killed.signal(signal.SIGKILL)
+    holder.release()
+    assert behind.entered().token > holder.token
+    behind.lease.release()
+
+
 def test_what_ended_by_its_time_is_given_back_while_the_session_goes_on(
     zookeeper_url: str, connect: Connect, look: Onlooker
 ) -> None:
@@ -178,7 +192,36 @@ def test_a_restart_of_the_server_keeps_leases_and_waiters(
     entered.release()
 
 
+def test_a_server_that_comes_back_without_its_data_ends_all_leases_at_once_and_serves_again(
+    zookeeper_server: ZooKeeperServer, connect: Connect, onlooker: Look
+) -> None:
+    url = f"{zookeeper_server.url}?{LONG}"
+    client, other = connect(url, patience_s=30.0), connect(url, patience_s=30.0)
+    lease = client.lock("x").acquire()
+    client.cell("ledger").open(lease).put(b"gone")
+    waiter = Waiter(onlooker(zookeeper_server.url), other)
+    zookeeper_server.kill()
+    zookeeper_server.forget()
+    zookeeper_server.start()
+    eventually(lambda: lease.state == "LOST")  # by its time it would be in 29 seconds
+    entered = waiter.entered()
+    assert other.cell("ledger").open(entered).value is None
+    entered.release()
+    client.lock("x").acquire(timeout_s=20).release()
+
+
 # -- the network
+
+
+def test_a_connection_that_was_reset_is_made_again_and_costs_no_lease(
+    proxy: TcpProxy, through: str, connect: Connect, look: Onlooker
+) -> None:
+    steps: list[Event] = []
+    lease = connect(f"{through}?{LONG}", hooks=[steps.append]).lock("x").acquire()
+    proxy.cut()
+    eventually(lambda: [step.kind for step in steps] == ["held", "unsure", "renewed"])
+    assert look.holders("x") == [lease.token]
+    lease.release()
 
 
 def test_one_dead_connection_costs_no_lease_where_a_new_one_would_do(
@@ -307,86 +350,3 @@ def test_an_enter_that_comes_long_after_it_was_given_up_leaves_no_orphan(
     client.ping()
     eventually(lambda: not look.claims("x"))
     client.lock("x").acquire(timeout_s=20).release()
-
-
-# -- many
-
-
-@pytest.mark.parametrize(("permits", "clients"), [(2, 6), (1, 4)])
-def test_no_wake_up_is_lost_with_several_permits_and_a_queue(
-    zookeeper_url: str, connect: Connect, look: Onlooker, permits: int, clients: int
-) -> None:
-    """Renewals would mend it after ten seconds: so would nothing here."""
-    inside, most = [0], [0]
-    lock = threading.Lock()
-    trouble: list[Exception] = []
-
-    def work(client: Any) -> None:
-        semaphore = client.semaphore("s", permits)
-        try:
-            for _ in range(20):
-                lease = semaphore.acquire(timeout_s=8.0)
-                with lock:
-                    inside[0] += 1
-                    most[0] = max(most[0], inside[0])
-                with lock:
-                    inside[0] -= 1
-                lease.release()
-        except Exception as error:
-            trouble.append(error)
-
-    threads = [threading.Thread(target=work, args=(connect(f"{zookeeper_url}?{LONG}"),)) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(50)
-    assert trouble == []
-    assert most[0] <= permits
-    assert look.claims("s", "semaphore") == ()
-
-
-def test_readers_and_writers_wake_one_another(zookeeper_url: str, connect: Connect) -> None:
-    state = {"readers": 0, "writers": 0}
-    lock = threading.Lock()
-    trouble: list[object] = []
-
-    def work(client: Any, number: int) -> None:
-        try:
-            for turn in range(12):
-                write = (turn + number) % 3 == 0
-                rw = client.rwlock("rw")
-                lease = (rw.write() if write else rw.read()).acquire(timeout_s=8.0)
-                with lock:
-                    state["writers" if write else "readers"] += 1
-                    if state["writers"] > 1 or (state["writers"] and state["readers"]):
-                        trouble.append(dict(state))
-                with lock:
-                    state["writers" if write else "readers"] -= 1
-                lease.release()
-        except Exception as error:
-            trouble.append(error)
-
-    threads = [threading.Thread(target=work, args=(connect(f"{zookeeper_url}?{LONG}"), n)) for n in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(50)
-    assert trouble == []
-
-
-def test_a_waiter_that_gives_up_lets_those_behind_it_in(zookeeper_url: str, connect: Connect, look: Onlooker) -> None:
-    first, heavy, light = (connect(f"{zookeeper_url}?{LONG}") for _ in range(3))
-    held = first.semaphore("x", 2).acquire()
-    waits = heavy.semaphore("x", 2, weight=2)
-
-    def give_up() -> None:
-        with pytest.raises(AcquireTimeout):
-            waits.acquire(timeout_s=1.5)
-
-    gives_up = threading.Thread(target=give_up)
-    gives_up.start()
-    eventually(lambda: [claim.admitted for claim in look.claims("x", "semaphore")] == [True, False])
-    light.semaphore("x", 2).acquire(timeout_s=8.0).release()
-    gives_up.join(20)
-    held.release()
-    assert look.claims("x", "semaphore") == ()

@@ -73,16 +73,20 @@ class Buffered:
 
 
 class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
-    """kazoo's, which whoever asks may write to, and which keeps how long a session the server granted.
+    """kazoo's, which whoever asks may write to, and which knows more ways in which a server greets.
 
-    A server that is just starting may take a connection and never answer on it. kazoo would wait for as long as a
-    session lasts, and cost its leases; here it has a share of that, and twice as much each time: it may only be slow.
+    One that is just starting may take a connection and never answer on it. kazoo would wait for as long as a session
+    lasts, and cost its leases; here it has a share of that, and twice as much each time: it may only be slow.
+
+    One that knows less than we saw hangs up. It may be behind, or it has lost its data, and then would do so for ever:
+    so next it is asked about our session as if we had seen nothing. Only that the session is over is believed.
     """
 
     client: Any
     silence_s = 1.0
     granted_s = 0.0
     _patience_s = 0.0
+    _refused = False  # a server hung up when it was greeted
     _socket: Any
     _read_sock: Any
     _write_sock: Any
@@ -140,13 +144,22 @@ class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
         if not isinstance(request, _serialization.Connect):
             return base._invoke(timeout, request, xid)
         self._patience_s = max(self._patience_s, self.silence_s)
+        asks_only = self._refused and request.last_zxid_seen > 0
+        if asks_only:
+            request = request._replace(last_zxid_seen=0)
         try:
             result: Any = base._invoke(min(timeout, self._patience_s), request, xid)
         except self.handler.timeout_exception:
             self._patience_s = min(2 * self._patience_s, timeout)
             raise
-        self._patience_s = 0.0
-        self.granted_s = result[0].time_out / 1000
+        except _connection.ConnectionDropped:
+            self._refused = not self._refused
+            raise
+        self._patience_s, self._refused = 0.0, False
+        granted_ms = result[0].time_out
+        if asks_only and granted_ms > 0:
+            raise _connection.ConnectionDropped("this server is behind what we saw, or just started")
+        self.granted_s = granted_ms / 1000
         return result
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:

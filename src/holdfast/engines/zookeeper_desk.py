@@ -172,6 +172,8 @@ class Desk:
                 self.places.clear()
                 self.doubtful.clear()
                 self._tombs.clear()
+                self.homes.clear()  # the server may have lost its data
+                self.contents.clear()
             for place in lost:
                 self.tell(Signal(model.GONE, place.claim_id))
             if client.client_state == states.KeeperState.AUTH_FAILED:

@@ -149,11 +149,21 @@ class Queue:
         return self._wanted is not None and _after(node.sequence, self._wanted) >= 0
 
     def blockers(self, name: str) -> list[str]:
-        """The shortest run just ahead that keeps this one out: until one of those goes, it need not look."""
+        """The fewest of those just ahead that keep this one out: until one of them goes, it need not look.
+
+        Of the run that does, those are left out without whom it would still do: readers behind a writer watch him only.
+        """
         place = self.names[name]
-        ahead = [self._weight(fields) for fields in self._fields[:place]]
-        count = rule.blockers(ahead, self._weight(self._fields[place]), self.capacity)
-        return ["!".join(fields) for fields in self._fields[place - count : place]]
+        weights = [self._weight(fields) for fields in self._fields[: place + 1]]
+        count = rule.blockers(weights[:place], weights[place], self.capacity)
+        spare = sum(weights[place - count :]) - self.capacity - 1
+        found: list[int] = []
+        for one in sorted(range(place - count, place), key=weights.__getitem__):
+            if weights[one] <= spare:
+                spare -= weights[one]
+            else:
+                found.append(one)
+        return ["!".join(self._fields[one]) for one in found]
 
     def bequeather(self, name: str) -> str:
         """The claim just ahead, if that one's room is enough for this one: once it was admitted and leaves, this is."""

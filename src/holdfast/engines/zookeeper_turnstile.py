@@ -35,6 +35,7 @@ from .zookeeper_wire import (
     NoNodeError,
     SetData,
     Transaction,
+    UnimplementedError,
     steps_of,
 )
 
@@ -102,7 +103,8 @@ class Turnstiles:
         requests = [node, GetChildren(home, None)]
         if not desk.remember_home(home):
             requests.insert(0, CreateContainer(home, b"", acl, CONTAINER))
-        *_, created, children = yield requests
+        *container, created, children = yield requests
+        self._served(container)
         if isinstance(created, NoNodeError):
             desk.homes.discard(home)
             desk.doubtful.discard((turnstile.address, claim.id))
@@ -111,6 +113,12 @@ class Turnstiles:
         place = Place(turnstile, claim.id, claim.weight, home, path, stat.czxid)
         desk.keep(stat.ephemeralOwner, place)
         return place, Queue(desk.checked(children))
+
+    def _served(self, container: list[Any]) -> None:
+        """An old server refuses that, and what was asked after it is lost."""
+        for one in container:
+            if isinstance(one, UnimplementedError):
+                self.desk.checked(one)
 
     def _settle(self, place: Place, queue: Queue, nowait: bool) -> Talk[Standing | None]:
         """Where this node stands, or what becomes of it; None to begin again."""
@@ -233,7 +241,8 @@ class Turnstiles:
         requests = [Transaction(steps)]
         if not desk.remember_home(home):
             requests.insert(0, CreateContainer(home, b"", desk.target.acl, CONTAINER))
-        *_, reply = yield requests
+        *container, reply = yield requests
+        self._served(container)
         outcomes = steps_of(reply)
         if any(isinstance(one, (NoNodeError, NodeExistsError)) for one in outcomes):
             desk.homes.discard(home)

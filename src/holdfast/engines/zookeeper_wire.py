@@ -28,6 +28,7 @@ SetData, Sync, Transaction = serialization.SetData, serialization.Sync, serializ
 
 NodeExistsError, NoNodeError = exceptions.NodeExistsError, exceptions.NoNodeError
 BadVersionError, NotEmptyError = exceptions.BadVersionError, exceptions.NotEmptyError
+UnimplementedError = exceptions.UnimplementedError
 
 
 class CreateContainer(Create2):  # type: ignore[misc, valid-type]
@@ -123,7 +124,7 @@ def refused(error: Exception, target: Target, wrote: bool) -> HoldfastError:
         return Misuse(f"ZooKeeper at {target.where} refused the credentials of {target.who}: {kind}")
     if isinstance(error, exceptions.InvalidACLError):
         return Misuse("acl=creator needs a user: zookeeper://user:password@…")
-    if isinstance(error, exceptions.UnimplementedError):
+    if isinstance(error, UnimplementedError):
         return Unsupported(f"the ZooKeeper at {target.where} is too old: {NEEDED}")
     if isinstance(error, exceptions.NotReadOnlyCallError):
         return Unavailable(f"this ZooKeeper at {target.where} has lost its quorum and only lets read")
