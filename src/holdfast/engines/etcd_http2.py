@@ -155,6 +155,8 @@ class Connection:
     def receive(self, piece: bytes) -> None:
         data = self._data + piece if self._data else piece
         at, end = 0, len(data)
+        if not self._spoke and data[:1] > b"\0":
+            raise NotHttp2(f"it does not speak gRPC: {data[:40]!r}")
         while end - at >= 9:
             high, low, kind, flags, stream = _READ(data, at)
             size = high << 8 | low
