@@ -255,14 +255,23 @@ def test_a_hand_over_arrives_although_the_connection_for_signals_died_in_silence
     assert look.claims("x") == ()
 
 
+@pytest.mark.parametrize("beyond", [False, True])
 def test_no_wake_up_is_lost_to_a_break_though_history_was_compacted_meanwhile(
-    through: str, etcd_session: EtcdServer, etcd_url: str, proxy: TcpProxy, connect: Connect, look: Onlooker
+    beyond: bool,
+    through: str,
+    etcd_session: EtcdServer,
+    etcd_url: str,
+    proxy: TcpProxy,
+    connect: Connect,
+    look: Onlooker,
 ) -> None:
-    holder = connect(etcd_url).lock("x").acquire()
-    waiter = Waiter(look, connect(through))  # it will not renew for five seconds
+    holder = connect(etcd_url).lock("x", ttl_s=200.0).acquire()
+    waiter = Waiter(look, connect(through), ttl_s=200.0)  # it does not look of itself while this test lasts
     eventually(lambda: any(wire.listens for wire in proxy.wires))
     proxy.silence()
     holder.release()
+    if beyond:
+        etcd_session.ask("kv/put", {"key": "bW9yZQ=="})
     revision = int(etcd_session.status()["header"]["revision"])
     assert "header" in etcd_session.ask("kv/compaction", {"revision": revision})
     proxy.cut()
