@@ -1,7 +1,7 @@
 """PostgreSQL: ours beside a session advisory lock through psycopg, on the same server in interleaved rounds.
 
 The advisory lock writes nothing, so it waits for no disk; ours survives a crash, so entering does. Both figures are
-taken: with the disk, and without (fsync off, or a role with synchronous_commit = off), which leaves the engine's own.
+taken: with the disk, and without (fsync off, or synchronous_commit = off), which leaves the engine's own.
 """
 
 from __future__ import annotations
@@ -73,10 +73,11 @@ def main(rounds: int = 15, per_round: int = 200, seconds: float = 4.0, runs: int
     parts: list[str] = []
     with serving(PostgresServer) as server:
         parts.append(pairs(server.url, "PostgreSQL, threads: acquire + release, the disk left out", rounds, per_round))
-        for inside_s in (0.0, 0.001):
-            parts.append(hand_overs(server.url, 32, inside_s, seconds, runs))
+        parts += [hand_overs(server.url, 32, inside_s, seconds, runs) for inside_s in (0.0, 0.001)]
     with serving(with_disk) as server:
         parts.append(pairs(server.url, "PostgreSQL, threads: acquire + release, with the disk", rounds, per_round))
+        late = f"{server.url}?options=-csynchronous_commit%3Doff"
+        parts.append(pairs(late, "The same, with synchronous_commit = off in the URL", rounds, per_round))
     forget_template()
     return "\n".join(parts)
 

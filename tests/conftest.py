@@ -24,6 +24,10 @@ for one in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
         signal.signal(getattr(signal, one), signal.default_int_handler if one == "SIGINT" else signal.SIG_DFL)
 
 
+def pytest_sessionfinish() -> None:
+    forget_template()
+
+
 @pytest.fixture(scope="session")
 def redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for all tests of a worker process that do it no harm; use `redis_url`."""
@@ -157,7 +161,6 @@ def postgres_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postg
     """One server for all tests of a worker process that do it no harm; use `postgres_url`."""
     with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
         yield server
-    forget_template()
 
 
 @pytest.fixture

@@ -99,7 +99,8 @@ class PostgresServer(Server):
     def sql(self, text: str, *values: object, database: str = "postgres") -> list[tuple[Any, ...]]:
         """One statement over a connection of its own."""
         url = f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        writes = "-c default_transaction_read_only=off"
+        with psycopg.connect(url, autocommit=True, connect_timeout=10, options=writes) as connection:
             done = connection.execute(text.encode(), values or None)
             return done.fetchall() if done.description else []
 

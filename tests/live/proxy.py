@@ -27,7 +27,7 @@ class Wire:
 
     async def upwards(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(65536):
-            self.listens = self.listens or b"SUBSCRIBE" in data or b"etcdserverpb.Watch" in data
+            self.listens = self.listens or b"SUBSCRIBE" in data or b"etcdserverpb.Watch" in data or b"LISTEN " in data
             rule = self.proxy.rule_for(data)
             if rule == "hold":
                 self.held = data

@@ -29,6 +29,8 @@ ERROR, ABORTED, SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED
 SQLSTATE = pq.DiagnosticField.SQLSTATE
 
 READ_COMMITTED = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+CATALOG_FIRST = b"SET LOCAL search_path TO pg_catalog"
+"""A call is wrapped in these where a pooler's sessions have other defaults, which are not ours to change."""
 
 Call = tuple[Statement, Sequence[bytes | None]]
 
@@ -43,6 +45,7 @@ class Wire:
         self.closed = False
         self.rested_at = 0.0
         self.pooled = False
+        self._wraps = False
         self.waits: deque[Any] = deque()
         """Who waits for a reply, in the order of the calls."""
         self._statements: dict[str, bytes] = {}
@@ -80,11 +83,13 @@ class Wire:
         look = (
             "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(),"
             " pg_catalog.current_setting('transaction_read_only'),"
-            f" pg_catalog.to_regclass('\"{schema}\".meta') IS NOT NULL"
+            f" pg_catalog.to_regclass('\"{schema}\".meta') IS NOT NULL,"
+            " pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') > 1"
         )
         (found,) = self.ask(look, until)
-        pid, recovers, read_only, stands = (found.get_value(0, column) for column in range(4))
+        pid, recovers, read_only, stands, odd_path = (found.get_value(0, column) for column in range(5))
         self.pooled = int(pid) != self.pg.backend_pid
+        self._wraps = self.pooled and odd_path == b"t"
         if recovers == b"t":
             raise errors.read_only(self.where, "it is a standby")
         if read_only == b"on":
@@ -161,8 +166,10 @@ class Wire:
         """Put a call on its way; `receive` gives its reply beside ``waiter``."""
         statement, values = call
         try:
+            wraps = wraps or self._wraps
             if wraps:
                 self.pg.send_query_params(READ_COMMITTED, None)
+                self.pg.send_query_params(CATALOG_FIRST, None)
             prepared = self._statements.get(statement.name)
             if prepared is not None:
                 self.pg.send_query_prepared(prepared, values, statement.formats, statement.form)
@@ -210,9 +217,14 @@ class Wire:
         for result in results:
             if result.status == ERROR:
                 if len(results) > 1:  # it was wrapped, and its transaction still stands open
-                    self.send((ROLLBACK, ()), None, wraps=False)
+                    self._roll_back()
                 return result
-        return results[len(results) // 2] if results else OutcomeUnknown(self._lost("no result"))
+        return results[max(0, len(results) - 2)] if results else OutcomeUnknown(self._lost("no result"))
+
+    def _roll_back(self) -> None:
+        self.pg.send_query_params(b"ROLLBACK", None)
+        self.waits.append(None)
+        self.pg.pipeline_sync()
 
     def _lost(self, why: object) -> str:
         return f"PostgreSQL at {self.where} may or may not have done it: {' '.join(str(why).split())}"
@@ -260,9 +272,6 @@ class Wire:
         self.closed = True
         if getattr(self, "pg", None) is not None:
             self.pg.finish()
-
-
-ROLLBACK = Statement("rollback", (), sql="ROLLBACK")
 
 
 def _dialled(target: Postgres, timeout_s: float) -> Any:
