@@ -97,6 +97,7 @@ class Desk:
         self._current: dict[float, Lease] = {}  # for new claims, by their ttl_s
         self._homes: dict[Turnstile, Home] = {}
         self.let_go: Callable[[Place], None] = lambda place: None  # of what is watched for it
+        self.is_over: Callable[[Place], None] = lambda place: None  # it went without having been given back
 
     def home(self, turnstile: Turnstile) -> Home:
         home = self._homes.get(turnstile)
@@ -192,6 +193,7 @@ class Desk:
             self._current.pop(ttl_s, None)
         for place in list(lease.places.values()):
             self.drop(place)
+            self.is_over(place)
 
     def refused(self, reply: Any, lease: Lease) -> bool:
         """Whether a request was refused since that lease is over; then it is forgotten."""

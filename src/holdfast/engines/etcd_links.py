@@ -28,7 +28,10 @@ def _outcome(request: Request[T], outcome: Any) -> T:
 
 
 class _Link:
-    """What both kinds of link have."""
+    """What both kinds of link have.
+
+    Their ``listen`` has no use for ``look_again``: what is watched knows from where, and looks of itself after a break.
+    """
 
     lifeline = None
 
@@ -86,10 +89,10 @@ class EtcdLink(_Link):
             if self._closed:
                 raise Misuse("this client is closed")
             if self._vigil is not None:
-                self._vigil.deliver, self._vigil.look_again = deliver, look_again
+                self._vigil.deliver = deliver
                 return False
             self._loop = asyncio.new_event_loop()
-            self._vigil = Vigil(self.desk, AsyncCalls(self._members), self._loop, deliver, look_again)
+            self._vigil = Vigil(self.desk, AsyncCalls(self._members), self._loop, deliver)
             threading.Thread(target=_run, args=(self._loop,), name="holdfast-etcd-signals", daemon=True).start()
             self.turnstiles.vigil = self._vigil
             return True
@@ -168,10 +171,10 @@ class AsyncEtcdLink(_Link):
         if self._closed:
             raise Misuse("this client is closed")
         if self._vigil is not None:
-            self._vigil.deliver, self._vigil.look_again = deliver, look_again
+            self._vigil.deliver = deliver
             return False
         loop = asyncio.get_running_loop()
-        self._vigil = Vigil(self.desk, self._calls, loop, deliver, look_again)
+        self._vigil = Vigil(self.desk, self._calls, loop, deliver)
         self.turnstiles.vigil = self._vigil
         return True
 

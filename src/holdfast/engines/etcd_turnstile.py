@@ -195,27 +195,32 @@ class Turnstiles:
             leases = list({place.lease.id: place.lease for place in places if place}.values())
             if leases:
                 yield from desk.extend(leases)
-            strange = {turnstile for turnstile, claim in items if desk.place(turnstile, claim.id) is None}
-            homes = {turnstile: desk.home(turnstile) for turnstile, _ in items}
-            ranges = [
-                one
-                for turnstile, home in homes.items()
-                for one in ([get(home.claims), home.listing[1]] if turnstile in strange else home.listing)
-            ]
-            (reply,) = yield [txn([], ranges, reads=True)]
-            responses = checked(reply).responses
+            wanted = [self._wanted(turnstile, claim) for turnstile, claim in items]
+            shown = dict(wanted)
+            (reply,) = yield [txn([], [one for operations in shown.values() for one in operations], reads=True)]
+            responses = iter(checked(reply).responses)
             if all(lease.term == reply.term for lease in leases):
                 break
         else:
             raise Unavailable("the leader of this etcd changed again and again")
-        queues = {
-            turnstile: queue_of(responses[2 * place : 2 * place + 2], home, reply)
-            for place, (turnstile, home) in enumerate(homes.items())
-        }
+        found = {name: [next(responses) for _ in operations] for name, operations in shown.items()}
         heard: dict[str, Standing] = {}
-        for turnstile, claim in items:
-            heard[claim.id] = yield from self._renewed(homes[turnstile], claim, queues[turnstile])
+        for (turnstile, claim), (name, _) in zip(items, wanted, strict=True):
+            home = desk.home(turnstile)
+            heard[claim.id] = yield from self._renewed(home, claim, queue_of(found[name], home, reply))
         return heard
+
+    def _wanted(self, turnstile: Turnstile, claim: Claim) -> tuple[tuple[bytes, bool], list[bytes]]:
+        """What to read for a claim, and a name for it: the queue, with all that is said there where ours is unknown.
+
+        Of a group no more than its own key, so that members do not all read of all.
+        """
+        home, place = self.desk.home(turnstile), self.desk.place(turnstile, claim.id)
+        if place is None:
+            return (home.base, True), [get(home.claims), home.listing[1]]
+        if turnstile.announces and not claim.weight:
+            return (place.key, False), [get(Keys(place.key), keys_only=True)]
+        return (home.base, False), home.listing
 
     def _renewed(self, home: Home, claim: Claim, queue: Queue) -> Talk[Standing]:
         desk = self.desk

@@ -41,10 +41,8 @@ class Vigil:
         calls: AsyncCalls,
         loop: asyncio.AbstractEventLoop,
         deliver: Deliver,
-        look_again: Callable[[], None],
     ) -> None:
         self.deliver = deliver
-        self.look_again = look_again
         self._desk = desk
         self._calls = calls
         self._loop = loop
@@ -54,6 +52,7 @@ class Vigil:
         self._looks: dict[Place, asyncio.Task[None]] = {}
         self._look_anew: set[Place] = set()
         desk.let_go = lambda place: self._post(self._let_go, place) if place.watches else None
+        desk.is_over = lambda place: self.deliver(Signal(model.GONE, place.id))
 
     def _post(self, step: Callable[..., None], *args: Any) -> None:
         if threading.get_ident() == self._own_thread:
@@ -169,7 +168,7 @@ class Vigil:
         node = queue.at(place.key, place.token)
         if node is None:
             self._desk.drop(place)
-            self.deliver(Signal(model.GONE, place.id))
+            self._desk.is_over(place)
         elif not queue.is_admitted(node):
             self._wait(place, queue)
         else:
