@@ -45,6 +45,9 @@ CAPABILITIES = Capabilities(
 
 RENEW_BATCH = 100
 
+TOKENS = 1 << 16
+"""How many tokens a client remembers; without, a lease that most nodes forgot is over."""
+
 SHARDS = 1 << 14
 """How many counters a node has at most; names that share one only ever skip numbers."""
 
@@ -83,6 +86,7 @@ class QuorumEngine:
         self._namespace = namespace
         self._attempts = itertools.count(1)
         self._waiting: set[str] = set()  # claims that this client waits with: renewing one is trying to take
+        self._tokens: dict[str, int] = {}  # of the claims that were admitted here
 
     def blocking_link(self) -> BlockingLink:
         from .quorum_links import QuorumLink
@@ -112,6 +116,10 @@ class QuorumEngine:
             self._waiting.add(claim.id)
         else:
             self._waiting.discard(claim.id)
+        if standing.state is State.ADMITTED:
+            self._tokens[claim.id] = standing.token
+            if len(self._tokens) > TOKENS:
+                del self._tokens[next(iter(self._tokens))]
         return standing
 
     def leave(self, turnstile: Turnstile, claim_id: str, bury: bool) -> Request[bool]:
@@ -120,6 +128,7 @@ class QuorumEngine:
 
         def talk(nodes: Nodes) -> Talk[bool]:
             self._waiting.discard(claim_id)
+            self._tokens.pop(claim_id, None)
             return protocol.leave(nodes.size, body)
 
         return _request("leave", talk, alone=claim_id)
@@ -139,7 +148,10 @@ class QuorumEngine:
         for _, claim in batch:
             packed += (bulk(claim.id), _milliseconds(claim.ttl_s), _channel(claim.inbox))
         body = Eval(scripts.RENEW, 5 + 6 * len(batch), b"".join(packed))
-        kept = [(claim.id, self._attempt(turnstile, claim, 0, True)) for turnstile, claim in batch]
+        kept = [
+            (claim.id, self._attempt(turnstile, claim, 0, True), self._tokens.get(claim.id, 0))
+            for turnstile, claim in batch
+        ]
         return protocol.renew(nodes.size, body, kept)
 
     def _try_again(self, turnstile: Turnstile, claim: Claim) -> Request[dict[str, Standing]]:

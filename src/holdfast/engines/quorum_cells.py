@@ -16,6 +16,7 @@ from .quorum_protocol import (
     Replies,
     Round,
     Talk,
+    acks,
     answers,
     at_once,
     everywhere,
@@ -64,10 +65,6 @@ def _count(replies: Replies, outcome: int) -> list[int]:
 
 def any_listed(replies: Replies) -> bool:
     return any(parts(reply) for reply in replies) or None not in replies
-
-
-def _acks(replies: Replies) -> int:
-    return sum(reply == 1 for reply in replies)
 
 
 # -- opening
@@ -122,10 +119,10 @@ def _commit(
         bodies.update(dict.fromkeys(lacks, _restore(keys, fence, version, content, op=False)))
 
     def enough(replies: Replies) -> bool:
-        return _acks(replies) >= majority(size) or _acks(replies) + open_for(replies, range(size)) < majority(size)
+        return acks(replies) >= majority(size) or acks(replies) + open_for(replies, range(size)) < majority(size)
 
     replies = yield Round(bodies, enough)
-    if _acks(replies) < majority(size):
+    if acks(replies) < majority(size):
         if answers(replies) >= majority(size):
             raise OutcomeUnknown("another opened the cell at the same time")
         raise no_majority("open", replies)
@@ -228,4 +225,4 @@ def drop(size: int, keys: bytes) -> Talk[bool]:
     body = _eval(scripts.DROP, keys, [b"", b"", b"", b""])
     replies = yield Round(everywhere(size, body), told_or_all)
     _check(replies, "drop")
-    return _acks(replies) > 0
+    return acks(replies) > 0

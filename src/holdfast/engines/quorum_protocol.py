@@ -10,6 +10,7 @@ over. ``Q`` is a node that sits out: it neither grants nor counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -101,6 +102,10 @@ def no_majority(what: str, replies: Replies) -> HoldfastError:
     return kind(f"{answers(replies)} of {len(replies)} nodes served {what}, a majority must: {'; '.join(said)}")
 
 
+def acks(replies: Replies) -> int:
+    return sum(reply == 1 for reply in replies)
+
+
 def everywhere(size: int, body: Any) -> dict[int, Any]:
     return dict.fromkeys(range(size), body)
 
@@ -184,14 +189,11 @@ def take(size: int, asks: Asks, waits: bool, random: Callable[[], float]) -> Tal
 def write_back(size: int, asks: Asks, highest: int) -> Talk[int | None]:
     """Before holding under the highest number, have it stand on a majority on which this attempt still holds."""
 
-    def marked(replies: Replies) -> int:
-        return sum(reply == 1 for reply in replies)
-
     def enough(replies: Replies) -> bool:
-        return marked(replies) >= majority(size) or marked(replies) + open_for(replies, range(size)) < majority(size)
+        return acks(replies) >= majority(size) or acks(replies) + open_for(replies, range(size)) < majority(size)
 
     replies = yield Round(everywhere(size, asks.mark(highest)), enough)
-    return highest if marked(replies) >= majority(size) else None
+    return highest if acks(replies) >= majority(size) else None
 
 
 def look_in_s(replies: Replies, random: Callable[[], float]) -> float:
@@ -240,35 +242,25 @@ class Kept(Protocol):
         ...
 
 
-def renew(size: int, body: Any, claims: Sequence[tuple[str, Kept]]) -> Talk[dict[str, Standing]]:
-    """Extend what stands. By claim id; who is not in it is not known, since too few answered.
+def renew(size: int, body: Any, claims: Sequence[tuple[str, Kept, int]]) -> Talk[dict[str, Standing]]:
+    """Extend what stands: each claim's id, how to ask for it again, and its token, 0 where that is not known here.
 
-    A node answers for each claim ``H number wanted``, ``W left_ms place``, or ``- free 0``.
+    By claim id; who is not in the outcome is not known, since too few answered. A node answers for each claim
+    ``H number wanted``, ``W left_ms place``, or ``- free 0``.
     """
-
-    def column(replies: Replies, at: int) -> list[Any]:
-        return [reply[3 * at : 3 * at + 3] if type(reply) is list else reply for reply in replies]
-
-    def fields(replies: Replies) -> list[Any]:
-        return [reply.split(b" ") if type(reply) is bytes and reply != SITTING_OUT else reply for reply in replies]
-
-    def settled(votes: Replies) -> bool:
-        held = sum(_holds(vote) for vote in votes)
-        return held >= majority(size) or held + open_for(votes, range(size)) < majority(size)
 
     def enough(replies: Replies) -> bool:
         if answers(replies) + open_for(replies, range(size)) < majority(size):
             return True
         if answers(replies) < majority(size):
             return False
-        split = fields(replies)
-        return all(settled(column(split, at)) for at in range(len(claims)))
+        return all(_is_settled(_votes(replies, at)) for at in range(len(claims)))
 
-    replies = fields((yield Round(everywhere(size, body), enough)))
+    replies = yield Round(everywhere(size, body), enough)
     need_majority("renew", replies)
     found: dict[str, Standing] = {}
-    for at, (id, kept) in enumerate(claims):
-        standing = yield from _renewed(column(replies, at), kept)
+    for at, (id, kept, token) in enumerate(claims):
+        standing = yield from _renewed(_votes(replies, at), kept, token)
         if standing is not None:
             found[id] = standing
     if not found:
@@ -276,39 +268,58 @@ def renew(size: int, body: Any, claims: Sequence[tuple[str, Kept]]) -> Talk[dict
     return found
 
 
-def _holds(vote: Any) -> bool:
-    return bool(parts(vote)[:1] == [b"H"])
+def _votes(replies: Replies, at: int) -> list[Any]:
+    """What each node says of one claim, in three words."""
+    return [reply.split(b" ")[3 * at : 3 * at + 3] if is_answer(reply) else reply for reply in replies]
 
 
-def _renewed(votes: Replies, kept: Kept) -> Talk[Standing | None]:
-    size = len(votes)
-    holds = [node for node, vote in enumerate(votes) if _holds(vote)]
+def _held(votes: Replies) -> dict[int, int]:
+    return {node: int(parts(vote)[1]) for node, vote in enumerate(votes) if parts(vote)[:1] == [b"H"]}
+
+
+def _is_settled(votes: Replies) -> bool:
+    size, numbers = len(votes), _held(votes)
+    if _common(numbers, size):
+        return True
+    return len(numbers) + open_for(votes, range(size)) < majority(size) or None not in votes
+
+
+def _common(numbers: Mapping[int, int], size: int) -> int:
+    """The number that a majority has, which is the claim's token; 0 where there is none.
+
+    What a single node has may come from a request of ours that arrived late, when others had been there.
+    """
+    counts = Counter(numbers.values())
+    return next((number for number, count in counts.items() if count >= majority(size)), 0)
+
+
+def _renewed(votes: Replies, kept: Kept, token: int) -> Talk[Standing | None]:
+    size, numbers = len(votes), _held(votes)
     free = [node for node, vote in enumerate(votes) if parts(vote)[:2] == [b"-", b"1"]]
-    waits = [parts(vote) for vote in votes if parts(vote)[:1] == [b"W"]]
-    token = max((int(votes[node][1]) for node in holds), default=0)
-    wanted = any(votes[node][2] == b"1" for node in holds)
-    if len(holds) >= majority(size):
-        behind = [node for node in holds if int(votes[node][1]) < token]
+    wanted = any(votes[node][2] == b"1" for node in numbers)
+    if common := _common(numbers, size):
+        behind = [node for node, number in numbers.items() if number < common]
         if free or behind:  # nobody can be ahead of us: let more nodes know
-            yield Round(dict.fromkeys(free + behind, kept.regrant(token, strict=False)), at_once)
-        return Standing(State.ADMITTED, token, wanted)
+            yield Round(dict.fromkeys(free + behind, kept.regrant(common, strict=False)), at_once)
+        return Standing(State.ADMITTED, common, wanted)
     unknown = size - answers(votes)
-    if not holds:
-        if waits:
-            return Standing(State.WAITING, look_in_s=min(int(vote[1]) for vote in waits) / 1000 or SPLIT_S)
-        return Standing(State.GONE) if size - unknown >= majority(size) else None
-    if len(holds) + len(free) >= majority(size):
+    waits = [parts(vote) for vote in votes if parts(vote)[:1] == [b"W"]]
+    if waits and not numbers:
+        return Standing(State.WAITING, look_in_s=min(int(vote[1]) for vote in waits) / 1000 or SPLIT_S)
+    same = [node for node, number in numbers.items() if number == token]
+    if same:
+        spare = free + [node for node, number in numbers.items() if number < token]
+        if len(same) + len(spare) >= majority(size):
 
-        def enough(heard: Replies) -> bool:
-            return len(holds) + sum(reply == 1 for reply in heard) >= majority(size) or not open_for(heard, free)
+            def enough(heard: Replies) -> bool:
+                return len(same) + acks(heard) >= majority(size) or not open_for(heard, spare)
 
-        heard = yield Round(dict.fromkeys(free, kept.regrant(token, strict=True)), enough)
-        again = sum(reply == 1 for reply in heard)
-        if len(holds) + again >= majority(size):
-            return Standing(State.ADMITTED, token, wanted)
-        unknown += sum(not is_answer(heard[node]) for node in free)
-        return Standing(State.GONE) if len(holds) + again + unknown < majority(size) else None
-    return Standing(State.GONE) if len(holds) + unknown < majority(size) else None
+            heard = yield Round(dict.fromkeys(spare, kept.regrant(token, strict=True)), enough)
+            if len(same) + acks(heard) >= majority(size):
+                return Standing(State.ADMITTED, token, wanted)
+            unknown += sum(not is_answer(heard[node]) for node in spare)
+            same += [node for node in spare if heard[node] == 1]
+    return Standing(State.GONE) if len(same) + unknown < majority(size) else None
 
 
 # -- the nodes themselves

@@ -241,9 +241,9 @@ if call('EXISTS', KEYS[6]) == 1 then return 0 end
 local token, strict = tonumber(ARGV[9]), ARGV[10]
 local last = tonumber(call('HGET', KEYS[2], shard)) or 0
 if strict == '1' then last = math.max(last, floor) end
-if (held and not ours) or (not ours and last > token) then return 0 end
+if held and (not ours or held[3] > token) or not held and last > token then return 0 end
 if ours then
-  held[3] = math.max(held[3], token)
+  held[3] = token
 else
   held = {id, attempt, token, ttl, now, now + ttl, channel, owner, payload, 0}
   forget(w, c, id)
