@@ -55,6 +55,8 @@ class Capabilities:
     There a claim stands until it is left or the session is over, and the link says at once, as signals, that the
     session is in doubt (`UNSURE`) or over (`GONE`). Such a lease cannot be handed to another process.
     """
+    tied: bool = False
+    """Claims end with their client's connection for signals as well, whose loss the link says at once (`UNSURE`)."""
 
 
 class Request(Generic[T]):

@@ -46,7 +46,8 @@ class Session:
         self.holdings = Holdings(world.actor)
         self.listening = False  # signals surely flow: what is said to a claim from now on arrives
         self.forgotten = ""
-        self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
+        capabilities = engine.capabilities
+        self._listens_first = capabilities.ttl_s is not None or capabilities.tied  # to be told at once when it breaks
         self._numbers = itertools.count(1)
 
     # -- claims
@@ -77,8 +78,8 @@ class Session:
         given up elsewhere (evicted) is replaced by a fresh one.
         """
         self._refuse_closed()
-        if self._by_session and not self.listening:
-            await self.listen(give_up_at)  # to be told at once when it breaks
+        if self._listens_first and not self.listening:
+            await self.listen(give_up_at)
         if tenure.first_sent is None:
             tenure.first_sent = self.world.now()
         sent = tenure.first_sent  # an answer to a resend may speak of the first try

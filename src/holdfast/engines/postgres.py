@@ -70,7 +70,7 @@ class PostgresEngine:
     @property
     def capabilities(self) -> Capabilities:
         """``signals`` is false from when a pooler was found in the way and no ``listen_url`` leads past it."""
-        return replace(CAPABILITIES, signals=not self._target.polls)
+        return replace(CAPABILITIES, signals=not self._target.polls, tied=self._target.ends_with_connection)
 
     def blocking_link(self) -> BlockingLink:
         from .postgres_links import PostgresLink
