@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import contended, leases, uncontended
+from . import contended, etcd, leases, uncontended
 from .common import machine
 
 
 def main() -> None:
-    page = "\n".join(["# Measured\n", machine() + "\n", uncontended.main(), contended.main(), leases.main()])
+    page = "\n".join(
+        ["# Measured\n", machine() + "\n", uncontended.main(), contended.main(), leases.main(), etcd.main()]
+    )
     print(page)
     for name in sys.argv[1:]:
         Path(name).write_text(page)
