@@ -9,6 +9,7 @@ ENGINES = (
     "zookeeper",
     "etcd",
     "postgres",
+    "pgbouncer",
     "quorum",
 )
 SHARED = tuple(engine for engine in ENGINES if engine != "memory")
