@@ -101,8 +101,8 @@ class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
 
     def post(self, asked: Sequence[tuple[Any, Slot]]) -> None:
         """Send these requests, in this order: at once, or by the connection's thread where that would block."""
-        queue = self.client._queue
         with self._writing:
+            queue = self.client._queue
             if self._open and not queue and not self._rest:
                 self._write_now(asked)
                 if self._rest:
@@ -121,10 +121,12 @@ class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
             self._xid = self._xid % 0x7FFFFFFF + 1
             frames.append(struct.pack(">iii", len(body) + 8, self._xid, request.type) + body)
             self.client._pending.append((request, slot, self._xid))
-        self._rest += b"".join(frames)
+        data = self._rest + b"".join(frames)
+        sent = 0
         if type(self._socket) is Buffered:
             with contextlib.suppress(OSError):  # no room; or it broke, which its reader finds out
-                self._rest = self._rest[self._socket.send(self._rest) :]
+                sent = self._socket.send(data)
+        self._rest = data[sent:]
 
     def shut(self) -> None:
         """What is asked from now on waits for another connection, or for the end of all."""
@@ -163,13 +165,14 @@ class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
         return result
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
-        queue = self.client._queue
         with self._writing:
+            queue = self.client._queue
             asked: list[tuple[Any, Slot]] = []
             while queue and type(queue[0][1]) is Slot:
                 asked.append(queue.popleft())
             if asked:
-                self._read_sock.recv(len(asked))  # one byte came for each
+                with contextlib.suppress(BlockingIOError):
+                    self._read_sock.recv(len(asked))  # one byte came for each
                 self._write_now(asked)
             elif not self._rest:
                 base: Any = super()
@@ -177,9 +180,11 @@ class Connection(_connection.ConnectionHandler):  # type: ignore[misc]
         self._write_rest(connect_timeout)
 
     def _write_rest(self, timeout: float) -> None:
-        if self._rest:  # until it is written, nobody else writes
+        with self._writing:
+            rest = self._rest  # of this one, and not what another thread is about to write
+        if rest:  # until it is written, nobody else writes
             write: Any = self._write
-            write(self._rest, timeout)
+            write(rest, timeout)
             with self._writing:
                 self._rest = b""
 
