@@ -14,6 +14,7 @@ from onlooker import Onlooker
 from peer import Peer
 from postgres_server import PgBouncer, PostgresServer
 from proxy import TcpProxy, listening
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from servers import eventually
 
@@ -61,7 +62,7 @@ def test_a_pool_gives_its_settings_and_keeps_its_connections(postgres_url: str) 
 
 
 def _parts(url: str) -> dict[str, Any]:
-    parts = psycopg.conninfo.conninfo_to_dict(url)
+    parts = conninfo_to_dict(url)
     return {"host": parts["host"], "port": parts["port"], "autocommit": False, "prepare_threshold": None}
 
 

@@ -30,7 +30,7 @@ from ..model import (
 )
 from . import postgres_schema as sql
 from .postgres_schema import BYTEA, TEXT, Row
-from .postgres_target import Postgres
+from .postgres_target import Postgres as Postgres
 
 CAPABILITIES = Capabilities(
     engine="postgres",

@@ -82,6 +82,8 @@ def not_connected(text: str, where: str, tried_s: float) -> HoldfastError:
         )
     if "database" in text and "does not exist" in text:
         return Misuse(f"PostgreSQL at {where} has no such database: {text}; name another at the end of the URL")
+    if text.startswith("invalid ") or "certificate file" in text:
+        return Misuse(f"libpq does not take the settings of PostgreSQL at {where}: {text}")
     if "statement pooling" in text:
         return statement_pooling(where)
     return Unavailable(f"no connection to PostgreSQL at {where} (tried for {tried_s:.1f} s): {text}")

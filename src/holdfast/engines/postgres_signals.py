@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import select
 import socket
 import threading
 import time
@@ -19,7 +18,7 @@ from ..contract import Deliver, Request
 from ..errors import HoldfastError, Misuse, Unavailable, Unsupported
 from ..model import Signal, State
 from .postgres_target import Postgres
-from .postgres_wire import CONNECT_S, Wire, abandon
+from .postgres_wire import CONNECT_S, Wire, abandon, wait_for
 
 log = logging.getLogger("holdfast.postgres")
 
@@ -181,7 +180,7 @@ class Ear:
         while not self._closing.is_set():
             for note in iter(pg.notifies, None):
                 self._heard(note)
-            readable, _, _ = select.select([wire.fileno, self._word.fileno()], [], [], PING_S)
+            readable = wait_for(time.monotonic() + PING_S, wire.fileno, self._word.fileno())
             if self._word.fileno() in readable:
                 self._word.recv(4096)
                 self._update(wire, time.monotonic() + CONNECT_S)

@@ -94,7 +94,7 @@ def checked(url: str) -> dict[str, Any]:
         params = conninfo_to_dict(url)
     except psycopg.Error as error:
         # of what stands before a host nothing is repeated: a part of a password may have been taken for something else
-        why = "" if "@" in url else f": {' '.join(str(error).split())}"
+        why = "" if "@" in url or "%40" in url else f": {' '.join(str(error).split())}"
         raise Misuse(f"libpq does not take this postgresql:// URL{why or '; ' + _PASSWORD}") from None
     hosts, ports = str(params.get("host", "")).split(","), str(params.get("port", "")).split(",")
     if any("@" in host for host in hosts) or not all(port == "" or port.isdecimal() for port in ports):
@@ -135,15 +135,19 @@ def _of_pool(pool: Any) -> dict[str, Any]:
     options: Any = (pool.kwargs() if callable(pool.kwargs) else pool.kwargs) or {}
     if inspect.isawaitable(conninfo) or inspect.isawaitable(options):
         raise Unsupported("the settings of this pool are made by a coroutine: give holdfast a function that connects")
+    try:
+        params = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        raise Misuse("libpq does not take the conninfo of this pool") from None
     known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    return {**conninfo_to_dict(conninfo), **{name: value for name, value in options.items() if name in known}}
+    return {**params, **{name: value for name, value in options.items() if name in known}}
 
 
 def _where(params: Mapping[str, Any]) -> str:
     host = params.get("host") or params.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
     port = params.get("port") or os.environ.get("PGPORT") or "5432"
     return ",".join(
-        f"{one}:{ports[number] if len(ports) > 1 else ports[0]}"
+        f"{one}:{(ports[number] if len(ports) > 1 else ports[0]) or 5432}"
         for ports in [str(port).split(",")]
         for number, one in enumerate(str(host).split(","))
     )

@@ -266,7 +266,7 @@ class Wire:
 
     def is_fresh(self) -> bool:
         """Nothing came while it rested: neither the end of the connection nor what does not belong to a call."""
-        return not select.select([self.fileno], [], [], 0)[0]
+        return not wait_for(0.0, self.fileno)
 
     def close(self) -> None:
         self.closed = True
@@ -319,17 +319,21 @@ def _adopted(made: Any) -> Any:
     return pg
 
 
-def _await(socket: int, until: float, writes: bool = False) -> None:
-    """Until the socket may be read (or also written); raises TimeoutError."""
-    left_s = until - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    if hasattr(select, "poll"):
-        poll = select.poll()
+def wait_for(until: float, *sockets: int, writes: bool = False) -> set[int]:
+    """Those of the sockets that may be read (or, with ``writes``, written); none once the time is over."""
+    left_s = max(0.0, until - time.monotonic())
+    if not hasattr(select, "poll"):
+        reads, writable, _ = select.select(sockets, sockets if writes else [], [], left_s)
+        return {*reads, *writable}
+    poll = select.poll()
+    for socket in sockets:
         poll.register(socket, select.POLLIN | (select.POLLOUT if writes else 0))
-        if not poll.poll(left_s * 1000 + 1):
-            raise TimeoutError
-    elif not any(select.select([socket], [socket] if writes else [], [], left_s)):
+    return {socket for socket, _ in poll.poll(left_s * 1000)}
+
+
+def _await(socket: int, until: float, writes: bool = False) -> None:
+    """Until the socket is ready; raises TimeoutError."""
+    if not wait_for(until, socket, writes=writes):
         raise TimeoutError
 
 
