@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import contended, etcd, leases, uncontended
+from . import contended, etcd, leases, uncontended, zookeeper
 from .common import machine
 
 
 def main() -> None:
-    page = "\n".join(
-        ["# Measured\n", machine() + "\n", uncontended.main(), contended.main(), leases.main(), etcd.main()]
-    )
+    parts = (uncontended, contended, leases, etcd, zookeeper)
+    page = "\n".join(["# Measured\n", machine() + "\n", *(part.main() for part in parts)])
     print(page)
     for name in sys.argv[1:]:
         Path(name).write_text(page)

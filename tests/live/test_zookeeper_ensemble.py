@@ -117,3 +117,19 @@ def test_hosts_that_are_not_there_are_passed_over(zookeeper_ensemble: ZooKeeperE
     lease = client.lock("x").acquire()
     assert lease.state == "HELD"
     lease.release()
+
+
+def test_a_quorum_that_is_back_in_time_costs_no_lease(
+    zookeeper_ensemble: ZooKeeperEnsemble, connect: Connect, onlooker: Look
+) -> None:
+    url = f"{zookeeper_ensemble.url}?{LONG}"
+    steps: list[Event] = []
+    lease = connect(url, patience_s=30.0, hooks=[steps.append]).lock("x").acquire()
+    for server in zookeeper_ensemble.servers[:2]:
+        server.kill()
+    eventually(lambda: lease.state == "UNSURE")
+    zookeeper_ensemble.start()
+    eventually(lambda: lease.state == "HELD")
+    assert onlooker(url).holders("x") == [lease.token]
+    lease.release()
+    assert "lost" not in [step.kind for step in steps]

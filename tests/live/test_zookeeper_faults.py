@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from servers import eventually
 from zookeeper_live import LONG, SHORT, Waiter, desk_of, expire
 from zookeeper_server import ZooKeeperServer
 
+import holdfast
 from holdfast import LeaseLost, StaleToken, Unavailable, Unsupported
 from holdfast.hooks import Event
 
@@ -208,6 +210,26 @@ def test_a_server_that_comes_back_without_its_data_ends_all_leases_at_once_and_s
     assert other.cell("ledger").open(entered).value is None
     entered.release()
     client.lock("x").acquire(timeout_s=20).release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_holds_nothing_and_disturbs_nobody(zookeeper_url: str, look: Onlooker) -> None:
+    client = holdfast.connect(f"{zookeeper_url}?{LONG}")
+    with client.lock("x") as lease:
+        waiter = Waiter(look, client)
+        child = os.fork()
+        if not child:
+            ends = 1
+            try:
+                with holdfast.connect(zookeeper_url) as own:
+                    ends = 0 if not lease.is_held and own.lock("x").try_acquire() is None else 2
+            finally:
+                os._exit(ends)
+        assert os.waitpid(child, 0)[1] == 0
+        assert look.holders("x") == [lease.token]
+    assert waiter.entered().token > lease.token
+    waiter.lease.release()
+    client.close()
 
 
 # -- the network
