@@ -78,7 +78,7 @@ class PostgresEngine:
         return PostgresLink(self._target, self._channel)
 
     def async_link(self) -> AsyncLink:
-        from .postgres_links import AsyncPostgresLink
+        from .postgres_tasks import AsyncPostgresLink
 
         return AsyncPostgresLink(self._target, self._channel)
 

@@ -7,7 +7,6 @@ round trips and each costs what the server costs and little more.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,11 +17,9 @@ from psycopg import pq
 
 from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
 from . import postgres_errors as errors
+from .postgres_dial import adopted, await_socket, dialled, wait_for
 from .postgres_schema import LOCK_KEY, OLDEST_SERVER, PREPARED, VERSION, Statement, script
 from .postgres_target import Postgres
-
-CONNECT_S = 5.0
-"""How long a lost connection for signals may take to be made again; calls bring their own time."""
 
 ERROR, ABORTED, SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED, pq.ExecStatus.PIPELINE_SYNC
 
@@ -54,7 +51,7 @@ class Wire:
         until = time.monotonic() + timeout_s
         if not psycopg.capabilities.has_pipeline():
             raise Unsupported("holdfast needs libpq 14 or newer: pip install 'psycopg[binary]'")
-        self.pg: Any = _adopted(made) if made is not None else _dialled(target, timeout_s)
+        self.pg: Any = adopted(made) if made is not None else dialled(target, timeout_s)
         try:
             self.pg.nonblocking = 1
             self._role, self._database = self.pg.user.decode(), self.pg.db.decode()
@@ -142,9 +139,9 @@ class Wire:
             results: list[Any] = []
             while True:
                 while pg.flush():
-                    _await(pg.socket, until, writes=True)
+                    await_socket(pg.socket, until, writes=True)
                 while pg.is_busy():
-                    _await(pg.socket, until)
+                    await_socket(pg.socket, until)
                     pg.consume_input()
                 result = pg.get_result()
                 if result is None:
@@ -247,7 +244,7 @@ class Wire:
                 self.send(call, number, wraps)
             flushed = self.flush()
             while missing:
-                _await(self.fileno, until, writes=not flushed)
+                await_socket(self.fileno, until, writes=not flushed)
                 for waiter, result in self.receive():
                     if waiter is not None:
                         replies[waiter] = result
@@ -272,69 +269,6 @@ class Wire:
         self.closed = True
         if getattr(self, "pg", None) is not None:
             self.pg.finish()
-
-
-def _dialled(target: Postgres, timeout_s: float) -> Any:
-    """A new connection of libpq's to the first host that will do."""
-    started = time.monotonic()
-    attempts = target.attempts()
-    trouble: HoldfastError | None = None
-    for number, conninfo in enumerate(attempts):
-        left_s = started + timeout_s - time.monotonic()
-        until = time.monotonic() + max(0.05, left_s / (len(attempts) - number))
-        pg: Any = pq.PGconn.connect_start(conninfo)
-        try:
-            while True:
-                if pg.status == pq.ConnStatus.BAD:
-                    raise psycopg.OperationalError(pg.get_error_message())
-                step = pg.connect_poll()
-                if step == pq.PollingStatus.OK:
-                    return pg
-                if step == pq.PollingStatus.FAILED:
-                    raise psycopg.OperationalError(pg.get_error_message())
-                _await(pg.socket, until, writes=step == pq.PollingStatus.WRITING)
-        except (psycopg.Error, TimeoutError) as error:
-            pg.finish()
-            text = "it did not answer" if isinstance(error, TimeoutError) else str(error)
-            trouble = errors.not_connected(text, target.where, time.monotonic() - started)
-        except BaseException:
-            pg.finish()
-            raise
-    assert trouble is not None
-    raise trouble
-
-
-def _adopted(made: Any) -> Any:
-    """libpq's connection in one that the user's function made for us."""
-    if not isinstance(made, psycopg.Connection | psycopg.AsyncConnection):
-        raise Misuse(f"the function that makes connections returned {type(made).__name__}, not a psycopg connection")
-    pg: Any = made.pgconn
-    if pg.status != pq.ConnStatus.OK:
-        raise Unavailable("the function that makes connections returned a closed one")
-    if pg.transaction_status != pq.TransactionStatus.IDLE or pg.pipeline_status != pq.PipelineStatus.OFF:
-        raise Misuse(
-            "the function that makes connections returned one that is in use: holdfast never joins your transactions; "
-            "let it make a new connection each time"
-        )
-    return pg
-
-
-def wait_for(until: float, *sockets: int, writes: bool = False) -> set[int]:
-    """Those of the sockets that may be read (or, with ``writes``, written); none once the time is over."""
-    left_s = max(0.0, until - time.monotonic())
-    if not hasattr(select, "poll"):
-        reads, writable, _ = select.select(sockets, sockets if writes else [], [], left_s)
-        return {*reads, *writable}
-    poll = select.poll()
-    for socket in sockets:
-        poll.register(socket, select.POLLIN | (select.POLLOUT if writes else 0))
-    return {socket for socket, _ in poll.poll(left_s * 1000)}
-
-
-def _await(socket: int, until: float, writes: bool = False) -> None:
-    """Until the socket is ready; raises TimeoutError."""
-    if not wait_for(until, socket, writes=writes):
-        raise TimeoutError
 
 
 _abandoned: list[Wire] = []
