@@ -347,3 +347,18 @@ def test_a_full_server_takes_no_new_claims_while_leaving_and_renewing_work(
     etcd_server.ask("maintenance/alarm", {"action": "DEACTIVATE", "memberID": member, "alarm": "NOSPACE"})
     leases[1].release()
     client.lock("z", ttl_s=TTL_S).acquire(timeout_s=20).release()
+
+
+@pytest.mark.parametrize("face", ["sync"])
+def test_a_lock_that_is_taken_again_and_again_leaves_no_trail_of_dead_keys(
+    etcd_session: EtcdServer, etcd_url: str, connect: Connect
+) -> None:
+    """etcd visits those at each listing, until its history is compacted."""
+    lock = connect(etcd_url).lock("x")
+    used: set[bytes] = set()
+    for _ in range(20):
+        lease = lock.acquire()
+        used.update(etcd_session.keys())
+        lease.release()
+    assert len(used) == 1
+    assert etcd_session.keys() == []

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..contract import LISTEN_S, Deliver, Request
 from ..errors import HoldfastError, Misuse, Unavailable
@@ -21,10 +21,6 @@ from .etcd_turnstile import Turnstiles
 from .etcd_vigil import Vigil
 
 T = TypeVar("T")
-
-
-def _outcome(request: Request[T], outcome: Any) -> T:
-    return request.parse(outcome)
 
 
 class _Link:
@@ -70,7 +66,7 @@ class EtcdLink(_Link):
                     replies = [error] * len(requests)
                 requests = talk.send(replies)
         except StopIteration as done:
-            return _outcome(request, done.value)
+            return request.parse(done.value)
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         until = time.monotonic() + timeout_s
@@ -154,7 +150,7 @@ class AsyncEtcdLink(_Link):
                     replies = [error] * len(requests)
                 requests = talk.send(replies)
         except StopIteration as done:
-            return _outcome(request, done.value)
+            return request.parse(done.value)
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         until = time.monotonic() + timeout_s

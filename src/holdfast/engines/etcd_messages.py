@@ -51,7 +51,7 @@ def under(prefix: bytes) -> Keys:
     return Keys(prefix, after(prefix))
 
 
-_EQUAL, _GREATER, _LESS = 0, 1, 2
+_EQUAL, _LESS = 0, 2
 _CREATE, _MOD, _LEASE = (1, 5), (2, 6), (4, 8)  # the target, and the field of what it is compared with
 
 
@@ -63,10 +63,6 @@ def _compare(keys: Keys, result: int, target: tuple[int, int], value: int) -> by
 def absent(keys: Keys) -> bytes:
     """A comparison: no such key, or no key of that span."""
     return _compare(keys, _EQUAL, _CREATE, 0)
-
-
-def present(keys: Keys) -> bytes:
-    return _compare(keys, _GREATER, _CREATE, 0)
 
 
 def made_before(keys: Keys, revision: int) -> bytes:
