@@ -218,6 +218,7 @@ class Fan:
                 writing = writing or wire.wants_to_write
             except OSError as error:
                 replies[index] = self._lose(index, error)
+        until = min(until, time.monotonic() + round.within_s)
         while not round.enough(replies):
             left_s = until - time.monotonic()
             if left_s <= 0:
@@ -359,7 +360,7 @@ class QuorumLink:
             try:
                 outcome = self._hold(fan, nodes.conduct(make(nodes)), until)
             except (Unavailable, OutcomeUnknown):
-                if not nodes.rests:
+                if not nodes.may_admit() or time.monotonic() >= until:
                     raise
                 self._hold(fan, nodes.admit(), until)
                 outcome = self._hold(fan, make(nodes), until)

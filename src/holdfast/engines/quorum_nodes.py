@@ -30,6 +30,9 @@ SILENT_S = 3.0
 GRACE_S = 0.25
 """How long a call goes on waiting for connections when a majority has one."""
 
+ADMIT_EVERY_S = 0.3
+"""How often at most it is asked whether nodes that sit out may count again."""
+
 FIRST_S = 2.0
 """The same for the first call of all, which is to find out what is wrong with an address."""
 
@@ -184,13 +187,16 @@ class Nodes:
 
     def conduct(self, talk: Talk[T]) -> Talk[T]:
         """A talk, and before it whatever lets nodes that sit out count again."""
-        if self.rests and time.monotonic() >= self._admit_at:
+        if self.may_admit():
             yield from self.admit()
         return (yield from talk)
 
+    def may_admit(self) -> bool:
+        return self.rests and time.monotonic() >= self._admit_at
+
     def admit(self) -> Talk[None]:
         self.rests = False
-        self._admit_at = time.monotonic() + 0.2
+        self._admit_at = time.monotonic() + ADMIT_EVERY_S
         yield from protocol.admit(self.size, ADMITS, self.announced_ms)
 
     def announce(self, ttl_ms: float) -> Talk[None]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
-from ..model import Standing, State
+from ..model import NEVER_S, Standing, State
 
 T = TypeVar("T")
 
@@ -27,14 +27,19 @@ SPLIT_S = 0.03
 POLL_S = 0.25
 """The first waiter looks about this often, the others ever less: signals may be lost, or name different waiters."""
 
+ADMIT_S = 0.15
+"""How long a call asks around for nodes that sit out, before it goes on without them."""
+
 SITTING_OUT = b"Q"
 
 
 class Round(NamedTuple):
-    """One parallel round trip: what to ask, by node, and whether the replies so far are enough to go on."""
+    """One parallel round trip: what to ask, by node, whether the replies so far are enough to go on, and how long it
+    may take of the time that its talk has."""
 
     bodies: Mapping[int, Any]
     enough: Callable[[Replies], bool]
+    within_s: float = NEVER_S
 
 
 Talk = Generator[Round, Replies, T]
@@ -162,7 +167,7 @@ def is_decided(replies: Replies) -> bool:
 def take(size: int, asks: Asks, waits: bool, random: Callable[[], float]) -> Talk[Standing]:
     """Try once to hold: grant, agree on the token, or give everything back."""
     replies = yield Round(everywhere(size, asks.take), is_decided)
-    numbers = granted(replies)
+    numbers, answered = granted(replies), answers(replies)
     if len(numbers) >= majority(size):
         token = agreed(numbers.values(), size)
         if token is None:
@@ -179,7 +184,7 @@ def take(size: int, asks: Asks, waits: bool, random: Callable[[], float]) -> Tal
         yield Round(dict.fromkeys(doubtful, asks.undo), heard_from(sure))
     if sum(reply == b"B" for reply in replies) > size - majority(size):
         return Standing(State.BURIED)
-    if answers(replies) + len(numbers) < majority(size):
+    if answered < majority(size):
         raise no_majority("enter", replies)
     if not waits:
         return Standing(State.BUSY)
@@ -360,7 +365,12 @@ class Admits(Protocol):
 def admit(size: int, asks: Admits, known_ms: float) -> Talk[None]:
     """Let nodes that lost their memory count again: once all leases that they may have forgotten are over, and with
     the highest number that a majority has given out. Where a majority knows nothing, the quorum is new."""
-    replies = yield Round(everywhere(size, asks.state), heard_from(range(size)))
+
+    def enough(replies: Replies) -> bool:
+        counts = [parts(reply)[0] == 1 for reply in replies if parts(reply)]
+        return None not in replies or (counts.count(True) >= majority(size) and False in counts)
+
+    replies = yield Round(everywhere(size, asks.state), enough, ADMIT_S)
     states = {node: NodeState.of(parts(reply)) for node, reply in enumerate(replies) if parts(reply)}
     sure = [state for state in states.values() if state.counts]
     forgot = {node: state for node, state in states.items() if not state.counts}
@@ -378,4 +388,4 @@ def admit(size: int, asks: Admits, known_ms: float) -> Talk[None]:
         if state.noticed_ms_ago >= longest_ms * 1.02
     }
     if ready:
-        yield Round(ready, heard_from(ready))
+        yield Round(ready, heard_from(ready), ADMIT_S)

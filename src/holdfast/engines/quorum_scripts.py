@@ -210,6 +210,7 @@ local replies = {}
 for i = 1, (#ARGV - 2) / 3 do
   local id, ttl, channel = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), ARGV[3 * i]
   local h, w, c = KEYS[3 * i], KEYS[3 * i + 1], KEYS[3 * i + 2]
+  call('HDEL', c, '')  -- needs no memory: a server that is full refuses only the first write of a script
   local held = holder(h)
   if held and held[1] == id then
     held[4], held[6], held[7] = ttl, now + ttl, channel

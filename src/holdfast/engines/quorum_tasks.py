@@ -143,7 +143,7 @@ class AsyncQuorumLink:
         try:
             outcome = await self._hold(nodes.conduct(make(nodes)), until)
         except (Unavailable, OutcomeUnknown):
-            if not nodes.rests:
+            if not nodes.may_admit() or asyncio.get_running_loop().time() >= until:
                 raise
             await self._hold(nodes.admit(), until)
             outcome = await self._hold(make(nodes), until)
@@ -168,7 +168,8 @@ class AsyncQuorumLink:
             else:
                 pipe.ask(body, partial(hearing.hear, node))
         hearing.look()
-        timer = asyncio.get_running_loop().call_at(until, hearing.over)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(min(until, loop.time() + round.within_s), hearing.over)
         try:
             await hearing.bell
         finally:
