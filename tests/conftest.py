@@ -138,6 +138,20 @@ def etcd_url(etcd_session: EtcdServer) -> str:
     return etcd_session.url
 
 
+@pytest.fixture(scope="session")
+def etcd_three_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdEnsemble]:
+    """Three servers for all tests of a worker process that do them no harm; use `etcd_three_url`."""
+    with EtcdEnsemble(tmp_path_factory.mktemp("etcds")) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture
+def etcd_three_url(etcd_three_session: EtcdEnsemble) -> str:
+    """An empty etcd of three members."""
+    etcd_three_session.servers[0].clear()
+    return etcd_three_session.url
+
+
 @pytest.fixture
 def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
     """A server of the test's own, to be harmed."""

@@ -8,6 +8,7 @@ ENGINES = (
     "cluster",
     "zookeeper",
     "etcd",
+    "etcd_three",
     "postgres",
     "pgbouncer",
     "quorum",
