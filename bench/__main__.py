@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import contended, etcd, leases, postgres, uncontended, zookeeper
+from . import contended, etcd, leases, postgres, quorum, uncontended, zookeeper
 from .common import machine
 
 
 def main() -> None:
-    parts = (uncontended, contended, leases, etcd, postgres, zookeeper)
+    parts = (uncontended, contended, leases, etcd, postgres, zookeeper, quorum)
     page = "\n".join(["# Measured\n", machine() + "\n", *(part.main() for part in parts)])
     print(page)
     for name in sys.argv[1:]:

@@ -78,7 +78,7 @@ def test_a_holder_paused_past_its_lease_is_told_and_refused_by_the_cell(
 def test_many_processes_take_turns_with_rising_tokens_and_nobody_beside_them(
     quorum_url: str, connect: Connect, start_peer: StartPeer
 ) -> None:
-    peers = {one.process.stdout: one for one in (start_peer(quorum_url) for _ in range(4))}
+    peers: dict[Any, Peer] = {one.process.stdout: one for one in (start_peer(quorum_url) for _ in range(4))}
     client = connect(quorum_url)
     tokens: list[int] = []
     for _ in range(5):

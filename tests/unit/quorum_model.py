@@ -1,9 +1,11 @@
 """A world in which everything that can go wrong with a quorum goes wrong, in every order, within bounds.
 
 The clients are the real protocol (`engines.quorum_protocol`), fed reply by reply; the nodes are `Node` below, a few
-lines that answer as the scripts do (`test_quorum_nodes` holds them to that). What may happen next, at any moment: a node
-does what it was asked, and its answer is heard or lost; a client stops waiting; its time runs out; a node drops a claim
-whose time ran out at its client; a holder releases; a node restarts without its memory; somebody lets it count again.
+lines that answer as the scripts do (`test_quorum_nodes` holds them to that). What may happen next, at any moment: a
+node does what it was asked, and its answer is heard or lost; a client stops waiting; its time runs out; a node drops a
+claim whose time ran out at its client; a holder releases; a node restarts without its memory, but never a majority at
+once; somebody lets it count again. That a node hears of a release, soon, late or never, is the same as that the claim
+expires there at any moment.
 
 Time is an order of events: a node never drops a claim before its client has stopped to rely on it (a node counts from
 when it was asked, its client from before it asked, less the drift), and a node that restarted is old enough once every
