@@ -107,7 +107,7 @@ def test_after_a_killed_holder_the_next_enters_when_its_session_ends(
     holder = start_peer(f"{zookeeper_url}?{SHORT}")
     token = holder.do("acquire", "x")
     holder.signal(signal.SIGKILL)
-    lease = connect(f"{zookeeper_url}?{SHORT}").lock("x").acquire(timeout_s=30)
+    lease = connect(f"{zookeeper_url}?{LONG}").lock("x").acquire(timeout_s=30)
     assert lease.token > token
     lease.release()
 
@@ -120,7 +120,7 @@ def test_a_holder_paused_past_its_session_is_told_and_refused(
     paused.do("open", "ledger")
     paused.do("put", "first")
     paused.signal(signal.SIGSTOP)
-    client = connect(f"{zookeeper_url}?{SHORT}")
+    client = connect(f"{zookeeper_url}?{LONG}")
     lease = client.lock("x").acquire(timeout_s=30)
     opened = client.cell("ledger").open(lease)
     assert (opened.value, lease.token > token) == (b"first", True)
@@ -153,10 +153,10 @@ def test_a_killed_waiter_holds_up_those_behind_it_for_no_longer_than_its_session
 def test_what_ended_by_its_time_is_given_back_while_the_session_goes_on(
     zookeeper_url: str, connect: Connect, look: Onlooker
 ) -> None:
-    client = connect(f"{zookeeper_url}?{SHORT}")
+    client = connect(f"{zookeeper_url}?ttl_s=3")
     lease = client.lock("x", renew=False).acquire()
     kept = client.lock("y").acquire()
-    following = connect(f"{zookeeper_url}?{SHORT}").lock("x").acquire(timeout_s=30)
+    following = connect(f"{zookeeper_url}?{LONG}").lock("x").acquire(timeout_s=30)
     assert (lease.state, kept.state) == ("LOST", "HELD")
     assert following.token > lease.token
     following.release()
@@ -279,7 +279,7 @@ def test_a_silence_loses_the_lease_on_time_and_before_the_next_enters(
 ) -> None:
     lease = connect(f"{through}?{SHORT}", patience_s=1.0).lock("x").acquire()
     proxy.silence()
-    following = Waiter(look, connect(f"{zookeeper_url}?{SHORT}")).entered()
+    following = Waiter(look, connect(f"{zookeeper_url}?{LONG}")).entered()
     assert lease.state == "LOST"
     assert following.token > lease.token
     with pytest.raises(LeaseLost):
