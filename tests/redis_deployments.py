@@ -17,11 +17,14 @@ SERVICE = "mymaster"
 class Sentinel(RedisServer):
     """One of those that watch a primary and appoint the next."""
 
-    def __init__(self, folder: Path, primary_port: int, *lines: str) -> None:
+    def __init__(self, folder: Path, primary_port: int, down_after_ms: int, *lines: str) -> None:
         super().__init__(folder)
         watched = f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} 2"
-        quick = [f"sentinel down-after-milliseconds {SERVICE} 1000", f"sentinel failover-timeout {SERVICE} 4000"]
-        config = ["bind 127.0.0.1", f"dir {folder}", watched, *quick, *lines, ""]
+        times = [
+            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
+            f"sentinel failover-timeout {SERVICE} 4000",
+        ]
+        config = ["bind 127.0.0.1", f"dir {folder}", watched, *times, *lines, ""]
         (folder / "sentinel.conf").write_text("\n".join(config))
 
     def argv(self) -> list[str]:
@@ -48,13 +51,17 @@ def _folder(folder: Path) -> Path:
 
 
 class SentinelDeployment:
-    """A primary, a replica, three sentinels. ``primary`` is the one by the sentinels' word."""
+    """A primary, a replica, three sentinels. ``primary`` is the one by the sentinels' word.
 
-    def __init__(self, folder: Path, password: str = "") -> None:
+    Without ``password`` for the sentinels themselves, as most are run.
+    """
+
+    def __init__(self, folder: Path, password: str = "", *, down_after_ms: int = 20000) -> None:
         secret = ["--requirepass", password, "--masterauth", password] if password else []
         quick = ["--repl-ping-replica-period", "1", "--repl-diskless-sync-delay", "0", "--repl-timeout", "5"]
         self.servers = [RedisServer(_folder(folder / name), *quick, *secret) for name in ("first", "second")]
         self.password = password
+        self.down_after_ms = down_after_ms
         self._folder = folder
         self.sentinels: list[Sentinel] = []
 
@@ -96,6 +103,11 @@ class SentinelDeployment:
         state = dict(zip(flat[::2], flat[1::2], strict=True))
         return state[b"num-slaves"] == b"1" and state[b"num-other-sentinels"] == b"2" and state[b"flags"] == b"master"
 
+    def has_caught_up(self) -> bool:
+        """The replica has taken in all that the primary has."""
+        said = info(self.primary.port, "INFO REPLICATION", self.password)
+        return f"offset={said['master_repl_offset']}," in said.get("slave0", "")
+
     def fails_over(self, before: RedisServer, timeout_s: float = 40) -> None:
         """Wait until another than ``before`` is the primary and takes writes."""
 
@@ -113,7 +125,9 @@ class SentinelDeployment:
         second.arguments += ("--replicaof", f"127.0.0.1 {first.port}")
         second.start()
         lines = [f"sentinel auth-pass {SERVICE} {self.password}"] if self.password else []
-        self.sentinels = [Sentinel(_folder(self._folder / f"s{n}"), first.port, *lines) for n in (1, 2, 3)]
+        self.sentinels = [
+            Sentinel(_folder(self._folder / f"s{n}"), first.port, self.down_after_ms, *lines) for n in (1, 2, 3)
+        ]
         for sentinel in self.sentinels:
             sentinel.start()
         eventually(self.is_settled, 30, "the deployment does not settle")
@@ -136,9 +150,16 @@ class SentinelDeployment:
 class ClusterNode(RedisServer):
     """One node. Its bus listens on a free port of its own."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, timeout_ms: int, *arguments: str) -> None:
         self.bus = free_port()
-        quick = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-replica-validity-factor", "0"]
+        quick = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            str(timeout_ms),
+            "--cluster-replica-validity-factor",
+            "0",
+        ]
         quick += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
         super().__init__(folder, "--cluster-port", str(self.bus), *quick, *arguments)
 
@@ -158,9 +179,9 @@ class ClusterNode(RedisServer):
 class RedisCluster:
     """Three primaries, each with a replica where ``replicas`` says so."""
 
-    def __init__(self, folder: Path, replicas: bool = True, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, replicas: bool = True, timeout_ms: int = 20000) -> None:
         count = 6 if replicas else 3
-        self.nodes = [ClusterNode(_folder(folder / str(n)), *arguments) for n in range(count)]
+        self.nodes = [ClusterNode(_folder(folder / str(n)), timeout_ms, *arguments) for n in range(count)]
 
     @property
     def url(self) -> str:

@@ -36,23 +36,24 @@ class LiveRedis(RedisServer, Onlooker):
 class Waiter:
     """Someone who waits for the lock ``x`` in a thread."""
 
-    def __init__(self, server: LiveRedis, client: Any, ttl_s: float = 1.0) -> None:
+    def __init__(self, server: Onlooker, client: Any, ttl_s: float = 1.0, timeout_s: float = 15.0) -> None:
         self.lease: Any = None
         self._lock = client.lock("x", ttl_s=ttl_s)
+        self._timeout_s = timeout_s
         self._thread = threading.Thread(target=self._wait)
         before = server.waiters("x")
         self._thread.start()
         eventually(lambda: server.waiters("x") == before + 1)
 
     def _wait(self) -> None:
-        self.lease = self._lock.acquire(timeout_s=15)
+        self.lease = self._lock.acquire(timeout_s=self._timeout_s)
 
     def entered(self) -> Any:
-        self._thread.join(20)
+        self._thread.join(self._timeout_s + 5)
         return self.lease
 
 
-def gone(server: LiveRedis, name: str, within_s: float = 10.0) -> None:
+def gone(server: Onlooker, name: str, within_s: float = 10.0) -> None:
     """Wait until no claim stands on that lock."""
     eventually(lambda: not server.claims(name), within_s, f"a claim stands on {name}")
 

@@ -305,6 +305,9 @@ class AsyncRedisLink:
         """The connection; where it is being made, all wait for the same one."""
         if self._pipe is not None and not self._pipe.closed:
             return self._pipe
+        return await self._new_pipe(timeout_s)
+
+    async def _new_pipe(self, timeout_s: float) -> Pipe:
         if self._closed:
             raise Misuse("this client is closed")
         if self._dialling is None:

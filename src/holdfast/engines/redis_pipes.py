@@ -110,6 +110,10 @@ class Pipe(asyncio.Protocol):
     def closed(self) -> bool:
         return self.lost.done() or self.transport.is_closing()
 
+    def rests(self, least_s: float) -> bool:
+        """Nobody waits for a reply on it, and nothing came for so long."""
+        return not self._waiting and self._loop.time() - self.heard_at > least_s
+
     # -- what the event loop calls
 
     def data_received(self, data: bytes) -> None:

@@ -1,22 +1,29 @@
 """The primary that Sentinel names: found anew for every connection, and left when it is one no more.
 
 Sentinels are asked one after the other, the last that knew first, each with a share of the time; what they name is
-believed once it says itself that it is a primary, as one that came back from a pause may have been replaced meanwhile.
+believed once it says itself that it is a primary.
+
+A primary that was paused and comes back does not know for some seconds that it was replaced. So a connection that
+rested is not used again before a Sentinel was asked; but where none of them answers it is, as their outage is to cost
+no lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
+from ..contract import Request
 from ..errors import HoldfastError, Misuse, Unavailable
 from ..model import Turnstile
-from .redis_links import AsyncRedisLink, RedisLink
+from .redis_links import IDLE_S, AsyncRedisLink, RedisLink
 from .redis_pipes import Pipe, Wire, dial
 from .redis_places import Sentinels
 from .redis_wire import Refusal, Target, answered, pack
+
+T = TypeVar("T")
 
 ROLE = pack("ROLE")
 
@@ -30,6 +37,8 @@ class Search:
     def __init__(self, place: Sentinels) -> None:
         self._place = place
         self._sentinels = list(place.sentinels)
+        self.heard = False
+        """Whether any Sentinel answered when they were asked last."""
         self._found = ""
 
     def steps(self) -> Generator[Step, Any, None]:
@@ -39,6 +48,7 @@ class Search:
         troubles: list[str] = []
         unknown: list[str] = []
         refused: Misuse | None = None
+        self.heard = False
         asked = list(self._sentinels)
         for left, sentinel in zip(range(len(asked), 0, -1), asked, strict=True):
             reply = yield from self._ask(sentinel, ask, 1 / (left + 1))
@@ -51,6 +61,7 @@ class Search:
                 refused = reply if isinstance(reply, Misuse) else refused
                 troubles.append(str(reply))
                 continue
+            self.heard = True
             if not reply:
                 unknown.append(sentinel.where)
                 continue
@@ -93,6 +104,24 @@ class SentinelLink(RedisLink):
         self._search = Search(place)
         super().__init__(place.primary._replace(where=place.where), channel_of)
 
+    def _take(self, timeout_s: float) -> Wire:
+        try:
+            rested = self._idle.pop()
+        except IndexError:
+            return super()._take(timeout_s)
+        if time.monotonic() - rested.rested_at < IDLE_S:
+            return rested
+        try:
+            wire = self._dial(timeout_s / 2)
+        except BaseException as error:
+            if isinstance(error, Unavailable) and not self._search.heard and rested.is_fresh():
+                return rested
+            self._drop(rested)
+            raise
+        self._drop(rested)
+        self._wires.add(wire)
+        return wire
+
     def _dial(self, timeout_s: float) -> Wire:
         until = time.monotonic() + timeout_s
         wire: Wire | None = None
@@ -132,6 +161,31 @@ class AsyncSentinelLink(AsyncRedisLink):
 
     def _another(self) -> AsyncSentinelLink:
         return AsyncSentinelLink(self._place, self._channel_of)
+
+    async def call(self, request: Request[T], timeout_s: float) -> T:
+        await self._ask_after_rest(timeout_s)
+        return await super().call(request, timeout_s)
+
+    async def _exchange(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
+        try:
+            await self._ask_after_rest(timeout_s)
+        except HoldfastError as error:
+            return [error] * len(bodies)
+        return await super()._exchange(bodies, timeout_s)
+
+    async def _ask_after_rest(self, timeout_s: float) -> None:
+        rested = self._pipe
+        if rested is None or rested.closed or not rested.rests(IDLE_S):
+            return
+        try:
+            await self._new_pipe(timeout_s / 2)
+        except Unavailable:
+            if not self._search.heard:
+                return
+            rested.close()
+            raise
+        if self._pipe is not rested:
+            rested.close()
 
     async def _dial(self, timeout_s: float) -> Pipe:
         loop = asyncio.get_running_loop()
