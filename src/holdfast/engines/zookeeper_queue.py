@@ -154,13 +154,18 @@ class Queue:
         Of the run that does, those are left out without whom it would still do: readers behind a writer watch him only.
         """
         place = self.names[name]
-        weights = [self._weight(fields) for fields in self._fields[: place + 1]]
-        count = rule.blockers(weights[:place], weights[place], self.capacity)
-        spare = sum(weights[place - count :]) - self.capacity - 1
+        spare = self._weight(self._fields[place]) - self.capacity - 1
+        run: list[tuple[int, int]] = []
+        while spare < 0 and place:
+            place -= 1
+            run.append((self._weight(self._fields[place]), place))
+            spare += run[-1][0]
+        if spare < 0:  # nothing does
+            return []
         found: list[int] = []
-        for one in sorted(range(place - count, place), key=weights.__getitem__):
-            if weights[one] <= spare:
-                spare -= weights[one]
+        for weight, one in sorted(run):
+            if weight <= spare:
+                spare -= weight
             else:
                 found.append(one)
         return ["!".join(self._fields[one]) for one in found]
