@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quorum_model import Node, Rules
 from quorum_servers import QuorumServers, url_of
-from servers import RedisServer, free_port
+from servers import RedisServer, eventually, free_port
 
 import holdfast
 from holdfast import aio
@@ -269,7 +269,7 @@ def test_a_node_of_the_model_answers_as_the_scripts_do(three: Three) -> None:
     with holdfast.connect(url) as client:
         client.lock("x").acquire().release()  # they count from here on
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
     @given(STEPS)
     def agree(steps: list[tuple[str, int]]) -> None:
         direct = Direct(url, f"agree {next(names)}")
@@ -320,6 +320,36 @@ def test_any_two_majorities_meet() -> None:
         assert 2 * majority(size) > size
 
 
+def test_what_is_released_is_kept_a_moment_for_who_waited_longest(three: Three) -> None:
+    """Else whoever releases and asks again would always be quicker than who is only told."""
+    engine = QuorumEngine(url_of(three))
+    link = engine.blocking_link()
+    turnstiles = (Turnstile("lock", f"turns {number}", 1) for number in range(1 << 20))
+
+    def enter(turnstile: Turnstile, id: str, nowait: bool = False) -> State:
+        return link.call(engine.enter(turnstile, Claim(id, 1, 60.0, link.inbox), nowait), 5.0).state
+
+    def renew(turnstile: Turnstile, id: str) -> State:
+        (request,) = engine.renew([(turnstile, Claim(id, 1, 60.0, link.inbox))])
+        state: State = link.call(request, 5.0)[id].state
+        return state
+
+    def is_kept() -> bool:
+        one = next(turnstiles)
+        assert [enter(one, id) for id in ("a", "b", "c")] == [State.ADMITTED, State.WAITING, State.WAITING]
+        link.call(engine.leave(one, "a", False), 5.0)
+        if enter(one, "quick", nowait=True) is not State.BUSY:
+            return False  # this machine was slower than the moment is long
+        assert renew(one, "b") is State.ADMITTED
+        link.call(engine.leave(one, "b", False), 5.0)
+        eventually(lambda: enter(one, "late", nowait=True) is State.ADMITTED)  # c did not come in its turn
+        assert renew(one, "c") is State.WAITING
+        return True
+
+    eventually(is_kept)
+    link.close()
+
+
 # -- beside a reference, in whatever order
 
 
@@ -327,7 +357,7 @@ def test_a_lock_answers_as_a_free_or_a_held_one_in_whatever_order(three: Three) 
     """No queue: who waits gets it when it asks and nobody has it."""
     names = iter(range(1 << 20))
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
     @given(
         st.lists(
             st.tuples(st.sampled_from(["enter", "nowait", "leave", "bury", "renew"]), st.sampled_from("abc")),
@@ -347,16 +377,17 @@ def test_a_lock_answers_as_a_free_or_a_held_one_in_whatever_order(three: Three) 
                 there = id == holder or id in waiting
                 if step in ("enter", "nowait"):
                     standing = link.call(engine.enter(turnstile, claim, step == "nowait"), 5.0)
-                    free = not holder or holder == id
-                    expected = (
-                        State.BURIED if id in stones else State.ADMITTED if free
-                        else State.BUSY if step == "nowait" else State.WAITING
-                    )  # fmt: skip
-                    assert standing.state is expected
-                    if expected is State.WAITING:
+                    refused = State.BUSY if step == "nowait" else State.WAITING
+                    if id in stones:
+                        assert standing.state is State.BURIED
+                    elif holder:
+                        assert standing.state is (State.ADMITTED if holder == id else refused)
+                    elif waiting - {id}:  # it may be kept for one of those for a moment
+                        assert standing.state in (State.ADMITTED, refused)
+                    else:
+                        assert standing.state is State.ADMITTED
+                    if standing.state is State.WAITING:
                         waiting.add(id)
-                    elif expected is State.BUSY and id in waiting:
-                        waiting.add(id)  # it is still registered
                 elif step == "renew":
                     (request,) = engine.renew([(turnstile, claim)])
                     standing = link.call(request, 5.0)[id]

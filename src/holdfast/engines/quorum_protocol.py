@@ -97,7 +97,7 @@ def no_majority(what: str, replies: Replies) -> HoldfastError:
     refusals = [reply for reply in replies if isinstance(reply, (Misuse, Unsupported))]
     if len(refusals) > len(replies) - majority(len(replies)):
         return refusals[0]
-    said = [str(reply) for reply in replies if isinstance(reply, Exception)]
+    said = list(dict.fromkeys(str(reply) for reply in replies if isinstance(reply, Exception)))
     resting = sum(reply == SITTING_OUT for reply in replies)
     if resting:
         said.append(f"{resting} lost their memory and sit out the longest lease")

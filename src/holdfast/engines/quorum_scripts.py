@@ -32,6 +32,7 @@ local floor = tonumber(node[2])
 """
 
 _COMMON = r"""
+local NEXT, TURN_MS = '\0next', 50
 local notes = {}
 
 local function publish(reply)
@@ -91,8 +92,9 @@ local function await(w, c, id, ttl, channel, owner, payload)
   end
 end
 
--- It is free: tell the first of those who still wait.
-local function nudge(w, c)
+-- It is free: tell the first of those who still wait, and keep it for that one for as long as coming takes. Without,
+-- whoever released would always be quicker to take it again.
+local function nudge(w, c, keeps)
   for _ = 1, 100 do
     local id = call('ZRANGE', w, 0, 0)[1]
     if not id then return end
@@ -101,6 +103,7 @@ local function nudge(w, c)
       local one = unpack(found)
       if one[3] > now then
         notes[#notes + 1] = {one[4], 'a' .. id}
+        if keeps then call('HSET', c, NEXT, pack({id, now + TURN_MS})) end
         return
       end
     end
@@ -108,9 +111,21 @@ local function nudge(w, c)
   end
 end
 
+-- Whether it is kept for another. One that did not come in its turn goes to the end.
+local function is_kept(w, c, id)
+  local found = call('HGET', c, NEXT)
+  if not found then return false end
+  local turn = unpack(found)
+  local one = turn[1]
+  if one ~= id and turn[2] > now then return true end
+  call('HDEL', c, NEXT)
+  if one ~= id and call('ZSCORE', w, one) then call('ZADD', w, now, one) end
+  return false
+end
+
 local function waiting(held, w, id)
   local place = call('ZRANK', w, id) or 0
-  return string.format('W %d %d', held and math.max(1, math.ceil(held[6] - now)) or 0, place)
+  return string.format('W %d %d', held and math.max(1, math.ceil(held[6] - now)) or 2 * TURN_MS, place)
 end
 """
 
@@ -135,8 +150,8 @@ if ours then  -- an earlier attempt that comes late may not take it over, and th
   store(h, held)
   return string.format('H %.0f %d', held[3], (held[10] == 1 or call('ZCARD', w) > 0) and 1 or 0)
 end
-if held then
-  want(h, held)
+if held or is_kept(w, c, id) then
+  if held then want(h, held) end
   if waits == '1' then await(w, c, id, ttl, channel, owner, payload) end
   return publish(waiting(held, w, id))
 end
@@ -172,7 +187,7 @@ UNDO = Script(
     r"""
 if not ours or held[2] ~= attempt then return 0 end
 call('DEL', h)
-nudge(w, c)
+nudge(w, c, false)
 if waits == '1' and call('EXISTS', KEYS[6]) == 0 then await(w, c, id, ttl, channel, owner, payload) end
 return publish(1)
 """,
@@ -193,7 +208,7 @@ local there = (ours or call('HEXISTS', c, id) == 1) and 1 or 0
 forget(w, c, id)
 if ours then
   call('DEL', h)
-  nudge(w, c)
+  nudge(w, c, true)
 end
 if bury == '1' or there == 0 then call('SET', KEYS[6], there, 'PX', ARGV[3]) end
 return publish(there)
@@ -218,9 +233,9 @@ for i = 1, (#ARGV - 2) / 3 do
     replies[i] = string.format('H %.0f %d', held[3], (held[10] == 1 or call('ZCARD', w) > 0) and 1 or 0)
   else
     local found = call('HGET', c, id)
-    if found and unpack(found)[3] > now then
-      local _, _, _, _, owner, payload = unpack(unpack(found))
-      await(w, c, id, ttl, channel, owner, payload)
+    local one = found and unpack(found)
+    if one and one[3] > now then
+      await(w, c, id, ttl, channel, one[5], one[6])
       replies[i] = waiting(held, w, id)
     else
       replies[i] = held and '- 0 0' or '- 1 0'
