@@ -51,12 +51,19 @@ def role(postgres_session: PostgresServer, postgres_url: str) -> Iterator[Callab
         postgres_session.sql(f"ALTER ROLE postgres RESET {name}")
 
 
+@pytest.fixture(scope="module")
+def pooler(tmp_path_factory: pytest.TempPathFactory, postgres_session: PostgresServer) -> Iterator[PgBouncer]:
+    """One of our own: its sessions keep what was set when they began."""
+    with PgBouncer(tmp_path_factory.mktemp("pooler"), postgres_session) as pooler:
+        yield pooler
+
+
 @pytest.fixture(params=["direct", "pooled"])
 def url(request: pytest.FixtureRequest, postgres_url: str, role: object) -> Any:
-    """Where to connect once the role is set: a pooler keeps sessions that know nothing of it."""
+    """Where to connect once the role is set."""
     if request.param == "direct":
         return lambda: postgres_url
-    pooler: PgBouncer = request.getfixturevalue("pgbouncer_session")
+    pooler: PgBouncer = request.getfixturevalue("pooler")
 
     def fresh() -> str:
         pooler.restart()
