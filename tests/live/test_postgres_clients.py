@@ -261,6 +261,14 @@ def test_a_waiter_that_died_is_passed_over_at_once_as_well(
     lease.release()
 
 
+def test_a_lease_that_hangs_on_a_connection_cannot_change_hands(tied: str, connect: Connect) -> None:
+    lease = connect(tied).lock("x").acquire()
+    with pytest.raises(Unsupported, match="cannot change hands"):
+        lease.detach()
+    assert lease.state == "HELD"
+    lease.release()
+
+
 def test_behind_a_pooler_a_claim_cannot_hang_on_a_connection_unless_one_leads_past_it(pooler: PgBouncer) -> None:
     client = holdfast.connect(f"{pooler.bare_url}?ends_with_connection=true")
     with pytest.raises(Unsupported, match="listen_url"):

@@ -191,9 +191,9 @@ async def wait_lost(session: Session, tenure: Tenure, timeout_s: float | None) -
 async def detach(session: Session, tenure: Tenure) -> str:
     """Stop keeping the claim and describe it, so that another process can attach it before its time is over."""
     engine = session.engine.capabilities
-    if engine.ttl_s is not None:
+    if engine.ttl_s is not None or engine.tied:
         raise Unsupported(
-            f"on {engine.engine} a lease lives and ends with its client's session: it cannot change hands"
+            f"on {engine.engine} a lease of this client lives and ends with its session: it cannot change hands"
         )
     if tenure.ended or session.world.now() >= tenure.deadline:
         raise LeaseLost(lost_message(tenure))
