@@ -22,6 +22,7 @@ from holdfast.engines import engine_for
 from holdfast.engines.quorum import Body, QuorumEngine
 from holdfast.engines.quorum_nodes import Nodes, facts_of
 from holdfast.engines.quorum_protocol import Round, everywhere, heard_from, majority
+from holdfast.engines.quorum_scripts import TAKE
 from holdfast.errors import Misuse, Unavailable, Unsupported
 from holdfast.model import UNBOUNDED, Claim, State, Turnstile
 
@@ -232,6 +233,24 @@ def test_an_unlocked_majority_is_enough_and_a_locked_minority_no_obstacle(three:
         assert client.lock("x").try_acquire() is None
         other.ensure_held()
         other.release()
+
+
+def test_what_a_node_granted_in_vain_is_given_back_though_it_has_forgotten_how(three: Three) -> None:
+    key, text = "holdfast:quorum::lock%3Ax:h", TAKE.by_text.decode()
+    with holdfast.connect(url_of(three)) as client, holdfast.connect(url_of(three)) as other, client.lock("x"):
+        assert other.lock("x").try_acquire() is None
+        three[0].command("DEL", key)  # a node that missed the holder
+        three[0].command("SCRIPT", "FLUSH")
+        three[0].command("SCRIPT", "LOAD", text.split("\r\n", 3)[3][:-2])  # and knows how to grant, and nothing else
+        three[0].pause()
+        assert other.lock("x", ttl_s=60.0).try_acquire() is None
+        three[0].resume()
+
+        def is_given_back() -> bool:
+            other.lock("y").acquire().release()  # what came late is read
+            return three[0].command("EXISTS", key) == b":0\r\n"
+
+        eventually(is_given_back)
 
 
 # -- the nodes of the model

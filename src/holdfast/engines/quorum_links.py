@@ -49,7 +49,8 @@ class NodeWire(Wire):
             self.close()
             raise
         self.sock.settimeout(0)
-        self._asked: deque[Eval] = deque()  # not answered yet, oldest first
+        self._asked: deque[tuple[Eval, int]] = deque()  # not answered yet, oldest first, and in which round
+        self._round = 0
         self._asked_at = 0.0
         self._forgotten: set[int] = set()  # scripts that the server did not know when nobody waited any more
         self._unsent = b""
@@ -67,8 +68,12 @@ class NodeWire(Wire):
             raise TimeoutError(f"no answer within {nodes_.SILENT_S} s")
         by_text = id(body.script) in self._forgotten
         self._forgotten.discard(id(body.script))
-        self._asked.append(body)
+        self._asked.append((body, self._round))
         self._send(self.facts.payload(body, by_text))
+
+    def over(self) -> None:
+        """Nobody waits any more for what was asked so far."""
+        self._round += 1
 
     def _send(self, payload: bytes) -> None:
         if self._unsent:
@@ -88,7 +93,7 @@ class NodeWire(Wire):
                 raise
 
     def hear(self) -> list[Any]:
-        """What has come: the answer to the last question as it is, earlier ones as nothing. Raises OSError."""
+        """What has come in answer to what is waited for; the rest is forgotten. Raises OSError."""
         heard: list[Any] = []
         while True:
             try:
@@ -110,16 +115,15 @@ class NodeWire(Wire):
     def _answered(self, reply: Any) -> list[Any]:
         if not self._asked:
             raise ConnectionResetError("the server said what it was not asked for")
-        body = self._asked.popleft()
-        is_last = not self._asked
+        body, round = self._asked.popleft()
         if is_unknown_script(reply):
-            if not is_last:
+            if round == self._round or body.script in nodes_.GIVES_BACK:
+                self._asked.append((body, round))
+                self._send(self.facts.payload(body, by_text=True))
+            else:
                 self._forgotten.add(id(body.script))
-                return []
-            self._asked.append(body)
-            self._send(self.facts.payload(body, by_text=True))
             return []
-        return [reply] if is_last else []
+        return [reply] if round == self._round else []
 
 
 class Fan:
@@ -226,6 +230,9 @@ class Fan:
             if writing:
                 writing = self._watch_writers()
             writing = self._read(left_s, replies) or writing
+        for wire in self.wires:
+            if wire is not None:
+                wire.over()
         return replies
 
     def _read(self, wait_s: float, replies: list[Any]) -> bool:

@@ -75,6 +75,10 @@ def warn_if_even(count: int) -> None:
         )
 
 
+GIVES_BACK = (scripts.UNDO, scripts.LEAVE)
+"""What is seen through though nobody waits for the answer: it speaks of one attempt or claim, and is never late."""
+
+
 class SameServer(Misuse):
     """Two nodes are one: their majorities would be none. Always refused, where other bad nodes are just left out."""
 

@@ -51,7 +51,7 @@ class NodePipe:
         reply = future.result()
         if not is_unknown_script(reply):
             heard(reply)
-        elif heard(None):
+        elif heard(None) or body.script in nodes_.GIVES_BACK:
             self._owed += 1
             again = self.pipe.ask(self.facts.payload(body, by_text=True))
             again.add_done_callback(partial(self._hear, body, heard))

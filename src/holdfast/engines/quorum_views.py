@@ -61,8 +61,8 @@ def look(size: int, turnstile: Turnstile, body: Any) -> Talk[Snapshot]:
 
 
 def _view(rows: Sequence[Sequence[Any]]) -> ClaimView:
-    """As the nodes see it that see the most of it."""
-    number = max(int(row[1]) for row in rows)
+    """As the nodes see it that see the most of it; its token is what most of them agree on."""
+    number = Counter(int(row[1]) for row in rows).most_common(1)[0][0]
     age_s, left_s = (max(float(row[at]) for row in rows) / 1000 for at in (5, 6))
     id, _, admitted, owner, payload = rows[0][:5]
     return ClaimView(id.decode(), number, 1, admitted == 1, owner.decode(), payload, max(0.0, age_s), left_s)
