@@ -6,8 +6,10 @@ taken: with the disk, and without (fsync off, or synchronous_commit = off), whic
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,39 @@ class AdvisoryLock:
 
 
 def pairs(url: str, title: str, rounds: int, per_round: int) -> str:
+    """Two bare UPDATEs of one row are the least that a lock costs which outlives its connection."""
     client = holdfast.connect(url)
     ours, theirs = client.lock("bench"), AdvisoryLock(url)
-    actions: dict[str, Callable[[], object]] = {"advisory lock": lambda: _pair(theirs), "holdfast": lambda: _pair(ours)}
+    table: Any = psycopg.connect(url, autocommit=True)
+    table.execute("CREATE TABLE IF NOT EXISTS bench (name text PRIMARY KEY, holder int) WITH (fillfactor = 50)")
+    table.execute("INSERT INTO bench VALUES ('x', 0) ON CONFLICT DO NOTHING")
+
+    def floor() -> None:
+        for holder in (1, 0):
+            table.execute("UPDATE bench SET holder = %s WHERE name = 'x'", (holder,))
+
+    actions: dict[str, Callable[[], object]] = {
+        "advisory lock": lambda: _pair(theirs),
+        "two bare UPDATEs": floor,
+        "holdfast": lambda: _pair(ours),
+    }
     medians = interleaved(actions, rounds=rounds, per_round=per_round)
     client.close()
     theirs.connection.close()
+    table.close()
     return ratio_table(title, medians, "advisory lock")
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """All on one core from here on: where client and server sleep on two, waking each other up is most of a call, or
+    none of it, from one round to the next."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _pair(lock: Any) -> None:
@@ -73,6 +101,8 @@ def main(rounds: int = 15, per_round: int = 200, seconds: float = 4.0, runs: int
     parts: list[str] = []
     with serving(PostgresServer) as server:
         parts.append(pairs(server.url, "PostgreSQL, threads: acquire + release, the disk left out", rounds, per_round))
+        with one_core(), serving(PostgresServer) as pinned:
+            parts.append(pairs(pinned.url, "The same, client and server on one core", rounds, per_round))
         parts += [hand_overs(server.url, 32, inside_s, seconds, runs) for inside_s in (0.0, 0.001)]
     with serving(with_disk) as server:
         parts.append(pairs(server.url, "PostgreSQL, threads: acquire + release, with the disk", rounds, per_round))
