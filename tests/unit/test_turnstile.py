@@ -32,20 +32,22 @@ def test_who_is_admitted_stays_admitted_whoever_goes(weights: list[int], capacit
 
 
 @given(QUEUES, st.integers(0, 5), CAPACITIES)
-def test_a_waiter_cannot_fit_until_one_of_its_blockers_goes(ahead: list[int], weight: int, capacity: int) -> None:
+def test_a_waiter_cannot_fit_while_all_its_blockers_stand_and_needs_each_of_them(
+    ahead: list[int], weight: int, capacity: int
+) -> None:
     weight = min(weight, capacity)
-    count = blockers(ahead, weight, capacity)
+    watched = [ahead[place] for place in blockers(ahead, weight, capacity)]
     fits = sum(ahead) + weight <= capacity
-    assert (count == 0) == fits
-    if count:
-        run = ahead[len(ahead) - count :]
-        assert sum(run) + weight > capacity  # while they stay it cannot fit, whoever else goes
-        assert sum(run[1:]) + weight <= capacity  # and no shorter run does
+    assert (not watched) == fits
+    if watched:
+        assert sum(watched) + weight > capacity  # while they stay it cannot fit, whoever else goes
+        assert sum(watched) - min(watched) + weight <= capacity  # and no fewer of them do
 
 
-def test_a_mutex_watches_one_and_a_reader_the_nearest_writer() -> None:
-    assert blockers([1, 1, 1], 1, 1) == 1
-    assert blockers([9, 1, 9, 1, 1], 1, 9) == 3
+def test_a_mutex_watches_one_a_reader_the_nearest_writer_and_a_semaphore_as_many_as_it_has_permits() -> None:
+    assert blockers([1, 1, 1], 1, 1) == [0]
+    assert blockers([1, 1, 9, 1, 9], 1, 9) == [2]
+    assert sorted(blockers([1] * 5, 1, 2)) == [0, 1]
 
 
 def test_another_capacity_is_refused() -> None:

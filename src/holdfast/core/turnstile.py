@@ -8,7 +8,7 @@ as the capacity is fixed and claims only go by leave, eviction or expiry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..errors import Misuse
 from ..model import Turnstile
@@ -25,18 +25,29 @@ def admitted(weights: Iterable[int], capacity: int) -> int:
     return count
 
 
-def blockers(ahead: Sequence[int], weight: int, capacity: int) -> int:
-    """How many claims just ahead a waiter must watch: until one of those goes, it cannot fit.
+def blockers(ahead: Iterable[int], weight: int, capacity: int) -> list[int]:
+    """Which of those ahead a waiter must watch, as few as do: until one of those goes, it cannot fit.
 
-    The shortest run just ahead whose weight exceeds what the waiter leaves free: a mutex watches one, a reader the
-    nearest writer. 0 where nothing ahead can block it.
+    ``ahead``: their weights, from the nearest on; what is returned are places in that order. Of the shortest run whose
+    weight exceeds what the waiter leaves free, those are left out without whom it still does: a mutex watches one, a
+    reader the nearest writer only. None where nothing ahead can block it.
     """
-    free = capacity - weight
-    for count, one in enumerate(reversed(ahead), start=1):
-        free -= one
-        if free < 0:
-            return count
-    return 0
+    spare = weight - capacity - 1
+    run: list[tuple[int, int]] = []
+    for place, one in enumerate(ahead):
+        run.append((one, place))
+        spare += one
+        if spare >= 0:
+            break
+    else:
+        return []
+    found: list[int] = []
+    for one, place in sorted(run):
+        if one <= spare:
+            spare -= one
+        else:
+            found.append(place)
+    return found
 
 
 def check_capacity(turnstile: Turnstile, stands: int) -> None:

@@ -157,11 +157,9 @@ class Queue:
         return node.token <= self._mark
 
     def blockers(self, node: Node) -> list[Node]:
-        """The shortest run just ahead that keeps this one out: until one of those goes, it need not look."""
-        place = self._places[node.key]
-        ahead = self.nodes[:place]
-        count = rule.blockers([one.weight for one in ahead], node.weight, self.capacity)
-        return ahead[place - count :]
+        """The fewest of those just ahead that keep this one out: until one of them goes, it need not look."""
+        ahead = self.nodes[: self._places[node.key]][::-1]
+        return [ahead[one] for one in rule.blockers((one.weight for one in ahead), node.weight, self.capacity)]
 
     def look_in_s(self, node: Node) -> float:
         """When what stands before a waiter ends if it is dead: the admitted, or else the one just ahead."""

@@ -149,26 +149,11 @@ class Queue:
         return self._wanted is not None and _after(node.sequence, self._wanted) >= 0
 
     def blockers(self, name: str) -> list[str]:
-        """The fewest of those just ahead that keep this one out: until one of them goes, it need not look.
-
-        Of the run that does, those are left out without whom it would still do: readers behind a writer watch him only.
-        """
+        """The fewest of those just ahead that keep this one out: until one of them goes, it need not look."""
         place = self.names[name]
-        spare = self._weight(self._fields[place]) - self.capacity - 1
-        run: list[tuple[int, int]] = []
-        while spare < 0 and place:
-            place -= 1
-            run.append((self._weight(self._fields[place]), place))
-            spare += run[-1][0]
-        if spare < 0:  # nothing does
-            return []
-        found: list[int] = []
-        for weight, one in sorted(run):
-            if weight <= spare:
-                spare -= weight
-            else:
-                found.append(one)
-        return ["!".join(self._fields[one]) for one in found]
+        ahead = (self._weight(self._fields[one]) for one in range(place - 1, -1, -1))
+        found = rule.blockers(ahead, self._weight(self._fields[place]), self.capacity)
+        return ["!".join(self._fields[place - 1 - one]) for one in found]
 
     def bequeather(self, name: str) -> str:
         """The claim just ahead, if that one's room is enough for this one: once it was admitted and leaves, this is."""
