@@ -132,6 +132,7 @@ def routed(slots: Slots, bodies: Sequence[Any]) -> Generator[list[Errand], list[
     """Returns for each body its node's own words, or why there are none."""
     replies: list[Any] = [None] * len(bodies)
     asked_by: dict[int, Address] = {}  # whom an ASK names, for those
+    missed: set[int] = set()
     todo = list(range(len(bodies)))
     for _ in range(MAX_HOPS):
         if slots.stale or any(bodies[i] is PRIMARIES for i in todo):
@@ -162,6 +163,9 @@ def routed(slots: Slots, bodies: Sequence[Any]) -> Generator[list[Errand], list[
                         slots.stale = True
                 elif isinstance(reply, Exception):
                     slots.stale = True
+                    if type(reply) is Unavailable and i not in missed:  # not sent: its slot may be elsewhere by now
+                        missed.add(i)
+                        todo.append(i)
         if not todo:
             break
     return [_plain(bodies[i], reply) for i, reply in enumerate(replies)]
