@@ -2,7 +2,9 @@
 
 Each turnstile and each cell is whole on one node, since its keys share a hash tag. A claimant's inbox is a plain
 channel, which the cluster carries to every node: so it is heard wherever it listens, whichever node admits its claim.
-What a turnstile announces to its watchers stays within its shard where the servers can do that (Redis 7).
+That way may take 40 ms (nodes talk to each other without TCP_NODELAY), so it is heard at the nodes that are called as
+well, and what arrives twice is passed on once. What a turnstile announces to its watchers stays within its shard where
+the servers can do that (Redis 7).
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from ..contract import LISTEN_S, Request
+from ..contract import LISTEN_S, Deliver, Request
 from ..errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable
-from ..model import Turnstile
+from ..model import Signal, Turnstile
 from .redis_links import AsyncRedisLink, RedisLink
 from .redis_pipes import Pipe, Wire, dial
 from .redis_places import Address, Cluster
-from .redis_signals import AsyncEar, Ear
+from .redis_signals import AsyncEar, Ear, Once
 from .redis_slots import Errand, Slots, learned, routed, slot_of_channel
+from .redis_wire import CHANNELS
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class ClusterLink(RedisLink):
         super()._start()
         self._slots = Slots(self._cluster)
         self._nodes: dict[Address, RedisLink] = {}
+        self._nearer: dict[Address, Ear] = {}
         self._watches: dict[bytes, Ear] = {}
 
     # -- calls
@@ -88,9 +92,33 @@ class ClusterLink(RedisLink):
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes.setdefault(address, RedisLink(self._cluster.node.at(*address), self._channel_of))
+        if self._ear is not None and address not in self._nearer:
+            self._hear_at(address)
         return node
 
     # -- signals
+
+    def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
+        return super().listen(Once(deliver), look_again, timeout_s)
+
+    def _hear_at(self, address: Address) -> None:
+        """Hear our inbox at this node as well: in the background, as nothing depends on it but speed."""
+        server = self._cluster.node.at(*address)
+
+        def dial_node(timeout_s: float) -> Wire:
+            if not self._slots.stale and address not in self._slots.primaries:
+                self._nearer.pop(address, None)
+                ear.close()
+            return Wire(server, timeout_s)
+
+        def deliver(signal: Signal) -> None:
+            if self._ear is not None:
+                self._ear.deliver(signal)
+
+        channels = {f"{CHANNELS}{self.inbox}".encode(): ""}
+        ear = Ear(dial_node, server.where, channels, self._wake, deliver, lambda: None)
+        if self._nearer.setdefault(address, ear) is ear:
+            threading.Thread(target=ear.run, name="holdfast-redis-signals", daemon=True).start()
 
     def _dial(self, timeout_s: float) -> Wire:
         """To any node: plain channels reach them all."""
@@ -140,13 +168,13 @@ class ClusterLink(RedisLink):
     def close(self) -> None:
         super().close()
         with self._ear_lock:
-            for ear in self._watches.values():
+            for ear in [*self._watches.values(), *self._nearer.values()]:
                 ear.close()
         for node in list(self._nodes.values()):
             node.close()
 
     def abandon(self) -> None:
-        for ear in list(self._watches.values()):
+        for ear in [*self._watches.values(), *self._nearer.values()]:
             if ear.wire is not None:
                 ear.wire.close()
         for node in list(self._nodes.values()):
@@ -165,6 +193,7 @@ class AsyncClusterLink(AsyncRedisLink):
         super()._start()
         self._slots = Slots(self._cluster)
         self._nodes: dict[Address, AsyncRedisLink] = {}
+        self._nearer: dict[Address, AsyncEar] = {}
         self._watches: dict[bytes, AsyncEar] = {}
 
     # -- calls
@@ -203,9 +232,32 @@ class AsyncClusterLink(AsyncRedisLink):
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes[address] = AsyncRedisLink(self._cluster.node.at(*address), self._channel_of)
+        if self._ear is not None and address not in self._nearer:
+            self._hear_at(address)
         return node
 
     # -- signals
+
+    async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
+        return await super().listen(Once(deliver), look_again, timeout_s)
+
+    def _hear_at(self, address: Address) -> None:
+        """Hear our inbox at this node as well: in the background, as nothing depends on it but speed."""
+        server = self._cluster.node.at(*address)
+
+        async def dial_node(timeout_s: float) -> Pipe:
+            if not self._slots.stale and address not in self._slots.primaries and ear.task is not None:
+                self._nearer.pop(address, None)
+                ear.task.cancel()
+            return await dial(server, timeout_s)
+
+        def deliver(signal: Signal) -> None:
+            if self._ear is not None:
+                self._ear.deliver(signal)
+
+        channels = {f"{CHANNELS}{self.inbox}".encode(): ""}
+        ear = self._nearer[address] = AsyncEar(dial_node, server.where, channels, deliver, lambda: None)
+        ear.task = asyncio.create_task(ear.run(), name="holdfast-redis-signals")
 
     async def _dial(self, timeout_s: float) -> Pipe:
         """To any node: plain channels reach them all."""
@@ -253,13 +305,13 @@ class AsyncClusterLink(AsyncRedisLink):
 
     async def close(self) -> None:
         await super().close()
-        for ear in list(self._watches.values()):
+        for ear in [*self._watches.values(), *self._nearer.values()]:
             await ear.close()
         for node in list(self._nodes.values()):
             await node.close()
 
     def abandon(self) -> None:
-        for ear in list(self._watches.values()):
+        for ear in [*self._watches.values(), *self._nearer.values()]:
             if ear.pipe is not None and not ear.pipe.closed:
                 ear.pipe.abandon()
         for node in list(self._nodes.values()):

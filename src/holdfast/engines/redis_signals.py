@@ -18,10 +18,14 @@ from typing import Any
 
 from ..contract import Deliver
 from ..errors import HoldfastError, Unavailable
+from ..model import CHANGED, Signal
 from .redis_pipes import Pipe, Wire
 from .redis_wire import CONNECT_S, Refusal, Replies, answered, pack, signal_of
 
 log = logging.getLogger("holdfast.redis")
+
+REMEMBERED = 1024
+"""Signals of which a second copy is known as one."""
 
 PING_S = 5.0
 """How long the signals' connection may be silent before it is asked, and how long the answer may take."""
@@ -87,7 +91,8 @@ class Ear:
         pause_s = 0.02
         while not self._closing.is_set():
             try:
-                self._read_on()
+                if self.wire is not None:
+                    self._read_on()
             except Exception as trouble:
                 if not self._closing.is_set():
                     log.info("signals are connected again after: %s", trouble)
@@ -181,6 +186,25 @@ class Ear:
         self.reconnect()
 
 
+class Once:
+    """Delivers what is said to a claim once, though it arrives by several ways: each is said but once."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._heard: dict[Signal, None] = {}
+
+    def __call__(self, signal: Signal) -> None:
+        if signal.kind != CHANGED:
+            with self._lock:
+                if signal in self._heard:
+                    return
+                self._heard[signal] = None
+                if len(self._heard) > REMEMBERED:
+                    del self._heard[next(iter(self._heard))]
+        self._deliver(signal)
+
+
 def prefix_after(prefix: bytes, reply: Any) -> bytes:
     """How to go on after a trial publication; raises what forbids it.
 
@@ -272,8 +296,9 @@ class AsyncEar:
 
     async def _watch_over(self) -> None:
         """Until the connection is lost, or says nothing for `PING_S` after it was asked."""
-        assert self.pipe is not None
         pipe, loop = self.pipe, asyncio.get_running_loop()
+        if pipe is None:
+            return
         asked_at = 0.0
         while not pipe.closed:
             await asyncio.wait({pipe.lost}, timeout=PING_S)
