@@ -19,7 +19,7 @@ from zookeeper_live import Waiter
 
 from holdfast import Misuse, Unavailable, Unsupported, aio, connect
 from holdfast.engines import engine_for
-from holdfast.engines.etcd_hpack import literal
+from holdfast.engines.etcd.hpack import literal
 from holdfast.model import Change
 
 pytestmark = pytest.mark.live

@@ -20,7 +20,7 @@ from servers import eventually
 
 import holdfast
 from holdfast import aio
-from holdfast.engines.postgres import Postgres
+from holdfast.engines.postgres.engine import Postgres
 from holdfast.errors import LeaseLost, Misuse, Unsupported
 
 pytestmark = pytest.mark.live

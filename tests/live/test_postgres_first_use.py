@@ -10,7 +10,7 @@ import pytest
 from postgres_server import PostgresServer
 
 import holdfast
-from holdfast.engines import postgres_wire
+from holdfast.engines.postgres import wire
 from holdfast.errors import Misuse, Unavailable, Unsupported
 
 pytestmark = pytest.mark.live
@@ -121,7 +121,7 @@ def test_a_role_that_may_not_use_the_schema_is_told_what_to_grant_and_that_is_en
 
 
 def test_a_server_too_old_is_refused_and_told_which_is_needed(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_wire, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(wire, "OLDEST_SERVER", 99)
     with pytest.raises(Unsupported, match="PostgreSQL 99 or newer"):
         take(database)
 

@@ -13,8 +13,8 @@ from proxy import TcpProxy
 from redis_live import LiveRedis, Waiter, gone, renewed
 
 from holdfast import Unavailable
-from holdfast.engines.redis import RedisEngine
-from holdfast.engines.redis_scripts import ENTER, LEAVE, OPEN, PUT, RENEW
+from holdfast.engines.redis.engine import RedisEngine
+from holdfast.engines.redis.scripts import ENTER, LEAVE, OPEN, PUT, RENEW
 from holdfast.hooks import Event
 from holdfast.model import Change, Claim, Fence, Turnstile
 

@@ -12,8 +12,8 @@ from redis_live import LiveRedis, gone, renewed
 from servers import eventually
 
 from holdfast import LeaseLost, StaleToken, Unavailable
-from holdfast.engines import redis_scripts
-from holdfast.engines.redis_scripts import Script
+from holdfast.engines.redis import scripts
+from holdfast.engines.redis.scripts import Script
 
 pytestmark = pytest.mark.live
 
@@ -144,10 +144,10 @@ def step(server: LiveRedis, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
     """
     skew = "local time = call('TIME')\ntime[1] = time[1] + (call('GET', 'skew') or 0)"
     for name in ("ENTER", "LEAVE", "RENEW", "LOOK", "STANDS"):
-        script: Script = getattr(redis_scripts, name)
+        script: Script = getattr(scripts, name)
         text = script.by_text.split(b"\r\n", 3)[3].rsplit(b"\r\n", 1)[0].decode()
         assert "local time = call('TIME')" in text
-        monkeypatch.setattr(redis_scripts, name, Script(text.replace("local time = call('TIME')", skew)))
+        monkeypatch.setattr(scripts, name, Script(text.replace("local time = call('TIME')", skew)))
     return lambda seconds: server.client.set("skew", seconds)
 
 

@@ -16,7 +16,7 @@ from zookeeper_server import ZooKeeperServer
 
 from holdfast import Misuse, Unavailable, Unsupported, aio, connect
 from holdfast.engines import engine_for
-from holdfast.engines.zookeeper_wire import CreateContainer
+from holdfast.engines.zookeeper.wire import CreateContainer
 from holdfast.model import Change
 
 pytestmark = pytest.mark.live

@@ -1,6 +1,6 @@
 """A world in which everything that can go wrong with a quorum goes wrong, in every order, within bounds.
 
-The clients are the real protocol (`engines.quorum_protocol`), fed reply by reply; the nodes are `Node` below, a few
+The clients are the real protocol (`engines.quorum.protocol`), fed reply by reply; the nodes are `Node` below, a few
 lines that answer as the scripts do (`test_quorum_nodes` holds them to that). What may happen next, at any moment: a
 node does what it was asked, and its answer is heard or lost; a client stops waiting; its time runs out; a node drops a
 claim whose time ran out at its client; a holder releases; a node restarts without its memory, but never a majority at
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from holdfast.engines import quorum_protocol as protocol
-from holdfast.engines.quorum_protocol import Round
+from holdfast.engines.quorum import protocol
+from holdfast.engines.quorum.protocol import Round
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.model import Standing, State
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engines.etcd_hpack import header_fields, literal
-from holdfast.engines.etcd_http2 import Call, Connection, NotHttp2
-from holdfast.engines.etcd_messages import after, data, number, varint
-from holdfast.engines.etcd_replies import fields, granted, heard
+from holdfast.engines.etcd.hpack import header_fields, literal
+from holdfast.engines.etcd.http2 import Call, Connection, NotHttp2
+from holdfast.engines.etcd.messages import after, data, number, varint
+from holdfast.engines.etcd.replies import fields, granted, heard
 
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8

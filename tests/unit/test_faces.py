@@ -473,7 +473,7 @@ def test_connect_refuses_what_it_cannot_use(
 
 
 def test_a_missing_extra_is_named_with_what_installs_it(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("holdfast.engines.redis")]:
+    for name in [name for name in sys.modules if name.startswith("holdfast.engines.redis.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(Unsupported, match=r"pip install 'holdfast\[redis\]'"):

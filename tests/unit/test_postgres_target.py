@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.engines import engine_for
-from holdfast.engines.postgres import Postgres, PostgresEngine
+from holdfast.engines.postgres.engine import Postgres, PostgresEngine
 from holdfast.errors import HoldfastError, Misuse
 
 

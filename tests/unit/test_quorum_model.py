@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from quorum_model import Bounds, Found, Rules, check
 
-from holdfast.engines import quorum_protocol as protocol
+from holdfast.engines.quorum import protocol
 
 THREE = Bounds(clients=3, late=0)
 LATE = Bounds(clients=2)

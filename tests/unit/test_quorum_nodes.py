@@ -19,10 +19,10 @@ import holdfast
 from holdfast import aio
 from holdfast.contract import Request
 from holdfast.engines import engine_for
-from holdfast.engines.quorum import Body, QuorumEngine
-from holdfast.engines.quorum_nodes import Nodes, facts_of
-from holdfast.engines.quorum_protocol import Round, everywhere, heard_from, majority
-from holdfast.engines.quorum_scripts import TAKE
+from holdfast.engines.quorum.engine import Body, QuorumEngine
+from holdfast.engines.quorum.nodes import Nodes, facts_of
+from holdfast.engines.quorum.protocol import Round, everywhere, heard_from, majority
+from holdfast.engines.quorum.scripts import TAKE
 from holdfast.errors import Misuse, Unavailable, Unsupported
 from holdfast.model import UNBOUNDED, Claim, State, Turnstile
 

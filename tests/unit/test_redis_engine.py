@@ -21,8 +21,8 @@ redis = pytest.importorskip("redis")
 
 from holdfast.contract import Request  # noqa: E402
 from holdfast.engines.memory import MemoryEngine  # noqa: E402
-from holdfast.engines.redis import RedisEngine  # noqa: E402
-from holdfast.engines.redis_links import RedisLink  # noqa: E402
+from holdfast.engines.redis.engine import RedisEngine  # noqa: E402
+from holdfast.engines.redis.links import RedisLink  # noqa: E402
 from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported  # noqa: E402
 from holdfast.model import Change, Claim, Fence, Signal, Snapshot, Standing, State, Turnstile  # noqa: E402
 
@@ -383,7 +383,7 @@ def test_a_call_is_bounded_by_its_timeout_and_its_outcome_is_unknown(own_user: U
 def test_a_connection_closed_while_idle_is_replaced_without_a_word(
     user: User, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engines.redis_links.IDLE_S", 0.0)
+    monkeypatch.setattr("holdfast.engines.redis.links.IDLE_S", 0.0)
     user.enter("a")
     server.client.client_kill_filter(_type="normal", skipme=True)
     assert user.leave("a")
@@ -411,7 +411,7 @@ def test_a_restarted_server_serves_again_and_tokens_go_on_rising(own_user: User,
 def test_a_silent_signal_connection_is_found_out(
     own_user: User, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engines.redis_signals.PING_S", 0.05)
+    monkeypatch.setattr("holdfast.engines.redis.signals.PING_S", 0.05)
     own_user.listen()
     until(lambda: own_server.client.pubsub_numsub(f"holdfast:{own_user.link.inbox}")[0][1] == 1)
     own_server.client.client_pause(300)

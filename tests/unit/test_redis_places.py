@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("redis")
 
 from holdfast.engines import engine_for
-from holdfast.engines.redis_places import Acks, Cluster, Sentinels, acks_in, place_at
-from holdfast.engines.redis_slots import Slots, routed, slot_of
-from holdfast.engines.redis_wire import Eval, Refusal, bulk
+from holdfast.engines.redis.places import Acks, Cluster, Sentinels, acks_in, place_at
+from holdfast.engines.redis.slots import Slots, routed, slot_of
+from holdfast.engines.redis.wire import Eval, Refusal, bulk
 from holdfast.errors import Misuse, Unavailable
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)

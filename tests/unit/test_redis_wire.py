@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("redis")
 
-from holdfast.engines.redis_wire import Refusal, Replies, pack, refused, signal_of
+from holdfast.engines.redis.wire import Refusal, Replies, pack, refused, signal_of
 from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
 from holdfast.model import Signal
 

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.contract import BlockingLink
 from holdfast.engines.memory import MemoryEngine
-from holdfast.engines.sqlite import SqliteEngine
+from holdfast.engines.sqlite.engine import SqliteEngine
 from holdfast.errors import Misuse
 from holdfast.model import Change, Claim, Fence, Signal, Turnstile
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from holdfast.contract import Request
-from holdfast.engines.sqlite import SqliteEngine
-from holdfast.engines.sqlite_file import live_folder
+from holdfast.engines.sqlite.engine import SqliteEngine
+from holdfast.engines.sqlite.file import live_folder
 from holdfast.errors import Misuse
 from holdfast.model import CHANGED, NUDGE, Claim, Signal, State, Turnstile
 
@@ -28,7 +28,7 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from holdfast.engines.sqlite import SqliteEngine
+from holdfast.engines.sqlite.engine import SqliteEngine
 from holdfast.model import Claim, Turnstile
 engine = SqliteEngine(Path(sys.argv[1]))
 link = engine.blocking_link()

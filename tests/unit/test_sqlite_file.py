@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.engines import sqlite_clock
-from holdfast.engines.sqlite import SqliteEngine, default_path
-from holdfast.engines.sqlite_file import NETWORK, file_system
+from holdfast.engines.sqlite import clock
+from holdfast.engines.sqlite.engine import SqliteEngine, default_path
+from holdfast.engines.sqlite.file import NETWORK, file_system
 from holdfast.errors import Misuse, Unavailable
 from holdfast.model import Claim, State, Turnstile
 
@@ -134,7 +134,7 @@ def test_after_a_reboot_nobody_of_before_holds_anything_and_tokens_go_on(
     engine = SqliteEngine(tmp_path / "holdfast.db")
     link = engine.blocking_link()
     before = link.call(engine.enter(LOCK, Claim("before", 1, 86400.0), False), 5.0)
-    monkeypatch.setattr(sqlite_clock, "boot_id", lambda: "another boot")
+    monkeypatch.setattr(clock, "boot_id", lambda: "another boot")
     engine.tokens_us = lambda: 0.0
     after = engine.blocking_link()
     standing = after.call(engine.enter(LOCK, Claim("after", 1, 1.0), True), 5.0)

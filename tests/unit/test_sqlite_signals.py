@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from servers import eventually
 
-from holdfast.engines import sqlite_signals
-from holdfast.engines.sqlite import SqliteEngine
-from holdfast.engines.sqlite_file import live_folder
-from holdfast.engines.sqlite_signals import FULL, PER_DATAGRAM, Post
+from holdfast.engines.sqlite import signals
+from holdfast.engines.sqlite.engine import SqliteEngine
+from holdfast.engines.sqlite.file import live_folder
+from holdfast.engines.sqlite.signals import FULL, PER_DATAGRAM, Post
 from holdfast.errors import Unavailable
 from holdfast.model import ADMITTED, CHANGED, WANTED, Claim, Signal, State, Turnstile
 
@@ -28,7 +28,7 @@ def engine(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.M
     if request.param == "long":
         return SqliteEngine(tmp_path / ("d" * 150) / "holdfast.db")
     if request.param == "no unix sockets":
-        monkeypatch.setattr(sqlite_signals, "UNIX", False)
+        monkeypatch.setattr(signals, "UNIX", False)
     return SqliteEngine(tmp_path / "holdfast.db")
 
 
@@ -88,7 +88,7 @@ def test_a_watcher_that_vanished_is_told_no_more(engine: SqliteEngine) -> None:
     gone, here = engine.blocking_link(), engine.blocking_link()
     gone.listen(lambda signal: None, lambda: None)
     gone.watch(GROUP)
-    for file in live_folder(engine.path).glob("*" + sqlite_signals.SUFFIX):
+    for file in live_folder(engine.path).glob("*" + signals.SUFFIX):
         file.unlink()
     here.call(engine.enter(GROUP, Claim("m", 0, 60.0, here.inbox), False), 5.0)
     rows = here._core._store.run(lambda db: db.execute("SELECT * FROM watch").fetchall(), 5.0)
@@ -151,7 +151,7 @@ def test_an_inbox_that_was_full_is_looked_at_again(tmp_path: Path) -> None:
 
 
 def test_datagrams_of_strangers_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_signals, "UNIX", False)
+    monkeypatch.setattr(signals, "UNIX", False)
     post = Post(tmp_path, "r", 0o600)
     inbox = post.bind()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("kazoo")
 
-from holdfast.engines.zookeeper_connection import Buffered, Slot
-from holdfast.engines.zookeeper_kazoo import new_client
-from holdfast.engines.zookeeper_target import target_at
-from holdfast.engines.zookeeper_wire import Sync
+from holdfast.engines.zookeeper.connection import Buffered, Slot
+from holdfast.engines.zookeeper.kazoo import new_client
+from holdfast.engines.zookeeper.target import target_at
+from holdfast.engines.zookeeper.wire import Sync
 
 
 def test_what_was_half_written_is_completed_once_and_nobody_writes_in_between() -> None:

@@ -10,7 +10,7 @@ from holdfast.core.turnstile import admitted
 
 pytest.importorskip("kazoo")
 
-from holdfast.engines.zookeeper_queue import Queue
+from holdfast.engines.zookeeper.queue import Queue
 
 
 def listed(weights: list[int], capacity: int) -> list[str]:

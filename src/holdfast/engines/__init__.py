@@ -59,7 +59,7 @@ def engine_for(target: Any, namespace: str = "") -> Engine:
             return cast(Engine, _load("redis").RedisEngine(target, namespace))
         if any(kind.__module__ == "kazoo.client" for kind in type(target).__mro__):
             return cast(Engine, _load("zookeeper").ZooKeeperEngine(target, namespace))
-        ours = type(target).__module__ == f"{__name__}.postgres_target"
+        ours = type(target).__module__ == f"{__name__}.postgres.target"
         if ours or type(target).__module__.startswith("psycopg") or callable(target):
             return cast(Engine, _load("postgres").PostgresEngine(target, namespace))
         raise Misuse(
@@ -100,7 +100,7 @@ def without_password(url: str) -> str:
 
 def _load(engine: str) -> Any:
     try:
-        return importlib.import_module(f".{engine}", __name__)
+        return importlib.import_module(f".{engine}.engine", __name__)
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("holdfast"):
             raise

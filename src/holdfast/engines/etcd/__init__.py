@@ -1,0 +1,1 @@
+"""etcd: keys on leases, over gRPC."""

@@ -1,0 +1,168 @@
+"""A turnstile as one listing of its keys shows it: everything that decides is in the keys. Pure.
+
+    HOME c/CAPACITY/SLOT!WEIGHT!TTL_S!A!1   a claim; A is 'a' where the turnstile announces its changes, else '-'
+    HOME x/ID                               a tombstone: the claim was given up ('1': it had stood), whatever comes
+    HOME w                                  the admitted up to this revision are wanted by one who did not queue
+
+The 1 is the layout. A claim's token, and its place in the queue, is the revision that created its key. Its id is in the
+value: etcd visits deleted keys, too, until its history is compacted, so keys have to be used again and again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from ...contract import LAYOUT
+from ...core import turnstile as rule
+from ...errors import Misuse
+from ...model import Claim, Turnstile
+from .messages import Keys, absent, after, get, under
+from .replies import Kv
+
+FIRST_SLOTS = 8
+MANY_SLOTS = 1024
+
+
+@lru_cache(maxsize=1 << 14)
+def quoted(text: str) -> bytes:
+    return quote(text, safe=":@+,=~").encode()
+
+
+def space_of(namespace: str) -> bytes:
+    return b"holdfast/%b/" % quoted(namespace)
+
+
+class Home:
+    """The keys of one turnstile, and which slots we have had there."""
+
+    __slots__ = ("_free", "base", "claims", "listing", "mark", "no_others", "turnstile")
+
+    def __init__(self, space: bytes, turnstile: Turnstile) -> None:
+        self.turnstile = turnstile
+        self.base = b"%bt/%b/" % (space, quoted(turnstile.address))
+        self.claims = under(self.base + b"c/")
+        self.mark = self.base + b"w"
+        alike = b"%b%d/" % (self.claims.key, turnstile.capacity)
+        self.no_others = [absent(Keys(self.claims.key, alike)), absent(Keys(after(alike), self.claims.end))]
+        """Comparisons: nobody stands with another capacity."""
+        self.listing = [get(self.claims, keys_only=True), get(Keys(self.mark))]
+        """Operations that show the queue."""
+        self._free: list[int] = []
+
+    def claim(self, slot: int, claim: Claim) -> bytes:
+        announces = b"a" if self.turnstile.announces else b"-"
+        return b"%b%d/%d!%d!%b!%b!%d" % (
+            self.claims.key, self.turnstile.capacity, slot, claim.weight, repr(claim.ttl_s).encode(), announces, LAYOUT,
+        )  # fmt: skip
+
+    def tomb(self, claim_id: str) -> Keys:
+        return Keys(b"%bx/%b" % (self.base, quoted(claim_id)))
+
+    def slot(self) -> int:
+        """One that we had before and left, else any: it may be taken."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return random.randrange(FIRST_SLOTS)
+
+    def give_back(self, slot: int) -> None:
+        if len(self._free) < MANY_SLOTS:
+            self._free.append(slot)
+
+
+class Node(NamedTuple):
+    """One claim. ``value`` is there in a full listing only."""
+
+    token: int
+    key: bytes
+    slot: int
+    weight: int
+    capacity: int
+    ttl_s: float
+    announces: bool
+    lease: int
+    value: bytes
+
+    def said(self) -> Any:
+        return json.loads(self.value)
+
+
+def node_of(kv: Kv, home: Home) -> Node:
+    return Node(kv.created, kv.key, *_read(kv.key, len(home.claims.key)), kv.lease, kv.value)
+
+
+@lru_cache(maxsize=1 << 14)
+def _read(key: bytes, start: int) -> tuple[int, int, int, float, bool]:
+    capacity, _, rest = key[start:].decode().partition("/")
+    fields = rest.split("!")
+    if len(fields) != 5 or fields[4] != str(LAYOUT):
+        raise Misuse(
+            f"a key {key!r} is stored here and this release knows layout {LAYOUT}: let all users of this etcd run the "
+            "same release of holdfast"
+        )
+    slot, weight, ttl_s, announces, _ = fields
+    return int(slot), int(weight), int(capacity), float(ttl_s), announces == "a"
+
+
+class Queue:
+    """The live claims in order, at one revision."""
+
+    __slots__ = ("_mark", "_places", "admitted", "nodes", "revision")
+
+    def __init__(self, kvs: Iterable[Kv], marks: Sequence[Kv], home: Home, revision: int) -> None:
+        self.nodes = sorted(node_of(kv, home) for kv in kvs)
+        self._places = {node.key: place for place, node in enumerate(self.nodes)}
+        self.admitted = rule.admitted((node.weight for node in self.nodes), self.capacity)
+        self.revision = revision
+        self._mark = int(marks[0].value) if marks else 0
+
+    @property
+    def capacity(self) -> int:
+        """0 where nobody is."""
+        return self.nodes[0].capacity if self.nodes else 0
+
+    def at(self, key: bytes, token: int = 0) -> Node | None:
+        """The claim there, if it is the one with that token."""
+        place = self._places.get(key)
+        if place is None or token not in (0, self.nodes[place].token):
+            return None
+        return self.nodes[place]
+
+    def called(self, claim_id: str) -> Node | None:
+        """The claim with this id, in a full listing."""
+        return next((node for node in self.nodes if node.said()["id"] == claim_id), None)
+
+    def free_slot(self) -> int:
+        """One of some that nobody has, so that those who look at once do not all take the same."""
+        taken = {node.slot for node in self.nodes}
+        return random.choice([slot for slot in range(2 * len(taken) + FIRST_SLOTS) if slot not in taken])
+
+    def fits(self, weight: int) -> bool:
+        """Whether a new claim would be admitted at once."""
+        return not self.nodes or sum(node.weight for node in self.nodes) + weight <= self.capacity
+
+    def is_admitted(self, node: Node) -> bool:
+        return self._places[node.key] < self.admitted
+
+    def is_wanted(self, node: Node) -> bool:
+        """Whether somebody waits for what this admitted claim keeps, or was refused because of it."""
+        return self.admitted < len(self.nodes) or self.is_marked(node)
+
+    def is_marked(self, node: Node) -> bool:
+        return node.token <= self._mark
+
+    def blockers(self, node: Node) -> list[Node]:
+        """The fewest of those just ahead that keep this one out: until one of them goes, it need not look."""
+        ahead = self.nodes[: self._places[node.key]][::-1]
+        return [ahead[one] for one in rule.blockers((one.weight for one in ahead), node.weight, self.capacity)]
+
+    def look_in_s(self, node: Node) -> float:
+        """When what stands before a waiter ends if it is dead: the admitted, or else the one just ahead."""
+        place = self._places[node.key]
+        first = 0 if place <= self.admitted else place - 1
+        return min(one.ttl_s for one in self.nodes[first:place])

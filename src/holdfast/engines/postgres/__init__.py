@@ -1,0 +1,1 @@
+"""PostgreSQL: one function call per operation."""

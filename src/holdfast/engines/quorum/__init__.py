@@ -1,0 +1,1 @@
+"""A fenced quorum of independent Redis servers."""

@@ -1,0 +1,189 @@
+"""How signals come in: from a thread of their own, or on an event loop. While somebody waits it keeps the vigil too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from ... import model
+from ...contract import Deliver
+from ...errors import Unavailable
+from ...model import Signal
+from .signals import FULL, Post
+from .vigil import TICK_S, Vigil
+
+log = logging.getLogger("holdfast.sqlite")
+
+IDLE_TICKS = 50
+"""So long after the last waiter the thread goes on ticking, rather than be woken by the next one."""
+
+DATAGRAM_BYTES = 1 << 16
+
+
+class Listener:
+    """Delivers what comes for one inbox. Until it is started, signals go nowhere."""
+
+    def __init__(self, vigil: Vigil, is_closed: Callable[[], bool]) -> None:
+        self.vigil = vigil
+        self._is_closed = is_closed
+        self._post: Post | None = None
+        self._deliver: Deliver | None = None
+        self._look_again: Callable[[], None] | None = None
+        self._binding = threading.Lock()
+        self._asleep = False
+        self._read_by_loop: socket.socket | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._start: Callable[[socket.socket], object] = lambda receiver: None
+
+    def bind(self, post: Post, deliver: Deliver, look_again: Callable[[], None]) -> socket.socket | None:
+        """A socket that from now on receives; None where there is one already."""
+        if self._post is not None:
+            return None
+        with self._binding:
+            self._deliver, self._look_again = deliver, look_again
+            if post.receiver is not None:
+                return None
+            try:
+                receiver = post.bind()
+            except OSError as error:  # its folder was removed
+                raise Unavailable(f"signals cannot be received: {error.strerror}") from error
+            self._post = post
+            return receiver
+
+    def rebind(self, post: Post) -> None:
+        """The inbox was removed with its folder: receive at a new one, and look at what was said in between."""
+        old = post.receiver
+        self._start(post.bind())
+        if old is not None:
+            with contextlib.suppress(OSError):
+                old.shutdown(socket.SHUT_RD)  # its reader wakes, and closes it
+        if self._look_again is not None:
+            self._look_again()
+
+    def receive(self, signal: Signal) -> None:
+        deliver = self._deliver
+        if deliver is not None:
+            if signal.kind == model.ADMITTED:
+                self.vigil.forget(Signal(model.NUDGE, signal.key))
+            deliver(signal)
+
+    def rouse(self) -> None:
+        """There is something to keep an eye on, or to stop."""
+        if self._asleep:
+            self._wake()
+
+    def take(self, receiver: socket.socket, data: bytes) -> None:
+        """Deliver one datagram and those behind it, without waiting."""
+        assert self._post is not None
+        count = 0
+        while data:
+            count += 1
+            for signal in self._post.read(data):
+                self.receive(signal)
+            try:
+                receiver.setblocking(False)
+                data = receiver.recv(DATAGRAM_BYTES)
+            except OSError:
+                break
+        if count >= FULL and self._look_again is not None:
+            self._look_again()
+
+    def _tick(self) -> None:
+        for signal in self.vigil.tick():
+            self.receive(signal)
+
+    # -- in a thread
+
+    def run_in_thread(self, receiver: socket.socket) -> None:
+        assert self._post is not None
+        self._wake, self._start = self._post.wake, self.run_in_thread
+        threading.Thread(target=self._run, args=(receiver,), name="holdfast-signals", daemon=True).start()
+
+    def _run(self, receiver: socket.socket) -> None:
+        idle = 0
+        next_tick = 0.0
+        with receiver:  # closed by none but its reader: a descriptor must not go while it is waited on
+            while not self._is_closed():
+                idle = 0 if self.vigil.needed else idle + 1
+                self._asleep = idle > IDLE_TICKS
+                if self._asleep and (self.vigil.needed or self._is_closed()):
+                    continue  # that came in between, and did not see us asleep
+                try:
+                    data = self._wait(receiver)
+                    if not self._reads(receiver):
+                        break
+                    if data:
+                        self.take(receiver, data)
+                    if not self._asleep and (now := time.monotonic()) >= next_tick:
+                        next_tick = now + TICK_S * 0.9
+                        self._tick()
+                except Exception:
+                    log.exception("a signal could not be delivered")
+                    time.sleep(TICK_S)
+
+    def _reads(self, receiver: socket.socket) -> bool:
+        """Whether this is where signals come in now."""
+        return self._post is not None and self._post.receiver is receiver
+
+    def _wait(self, receiver: socket.socket) -> bytes:
+        receiver.settimeout(None if self._asleep else TICK_S)
+        try:
+            return receiver.recv(DATAGRAM_BYTES)
+        except TimeoutError:
+            return b""
+
+    # -- on a loop
+
+    def run_on(self, loop: asyncio.AbstractEventLoop, receiver: socket.socket) -> bool:
+        """False where this loop does not read sockets of ours."""
+        try:
+            loop.add_reader(receiver, self._readable, receiver)
+        except NotImplementedError:
+            return False
+        self._read_by_loop = receiver
+        self._wake = lambda: _soon(loop, self._start_ticking)
+        self._start = lambda fresh: _soon(loop, lambda: self._change_on(loop, fresh))
+        self._asleep = True
+        if self.vigil.needed:
+            self._start_ticking()
+        return True
+
+    def _change_on(self, loop: asyncio.AbstractEventLoop, fresh: socket.socket) -> None:
+        self.leave(loop)
+        self.run_on(loop, fresh)
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more on this loop."""
+        receiver, self._read_by_loop = self._read_by_loop, None
+        if receiver is not None:
+            loop.remove_reader(receiver)
+            receiver.close()
+
+    def _readable(self, receiver: socket.socket) -> None:
+        try:
+            data = receiver.recv(DATAGRAM_BYTES)
+        except OSError:
+            return
+        self.take(receiver, data)
+
+    def _start_ticking(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._tick_and_again()
+
+    def _tick_and_again(self) -> None:
+        self._tick()
+        self._asleep = True
+        if self.vigil.needed and not self._is_closed():  # asked last: whoever comes from here on sees us asleep
+            self._asleep = False
+            asyncio.get_running_loop().call_later(TICK_S, self._tick_and_again)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(callback)

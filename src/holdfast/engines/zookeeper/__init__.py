@@ -1,0 +1,1 @@
+"""ZooKeeper: ephemeral sequential nodes."""
