@@ -15,11 +15,11 @@ from etcd_server import EtcdServer
 
 import holdfast
 from holdfast import aio
-from holdfast.engines.etcd_members import Members
-from holdfast.engines.etcd_messages import Keys, absent, delete, grant, put, txn
-from holdfast.engines.etcd_pipes import Wire, dial
-from holdfast.engines.etcd_replies import checked
-from holdfast.engines.etcd_target import target_at
+from holdfast.engines.etcd.members import Members
+from holdfast.engines.etcd.messages import Keys, absent, delete, grant, put, txn
+from holdfast.engines.etcd.pipes import Wire, dial
+from holdfast.engines.etcd.replies import checked
+from holdfast.engines.etcd.target import target_at
 
 from .common import interleaved, ratio_table, serving
 from .contended import holdfast_lock, run, table
