@@ -103,14 +103,14 @@ def test_partitions_are_shared_out_and_move_when_one_leaves(connect: Callable[[]
     ours, theirs = connect(), connect()
     if without_groups(ours):
         with pytest.raises(Unsupported):
-            ours.partitions("orders", count=8)
+            ours.partitions("orders", count=32)
         return
-    with ours.partitions("orders", count=8).join() as mine:
-        eventually(lambda: len(mine.owned) == 8)
-        with theirs.partitions("orders", count=8).join() as others:
-            eventually(lambda: len(mine.owned) + len(others.owned) == 8 and mine.owned and others.owned)
+    with ours.partitions("orders", count=32).join() as mine:
+        eventually(lambda: len(mine.owned) == 32)
+        with theirs.partitions("orders", count=32).join() as others:
+            eventually(lambda: len(mine.owned) + len(others.owned) == 32 and mine.owned and others.owned)
             assert not set(mine.owned) & set(others.owned)
-        eventually(lambda: len(mine.owned) == 8)
+        eventually(lambda: len(mine.owned) == 32)
 
 
 def test_a_cell_refuses_who_held_before(connect: Callable[[], holdfast.sync.Client]) -> None:
