@@ -6,8 +6,8 @@ Rules that every engine keeps (the contract suite holds them):
 * `leave` with ``bury`` set, or one that finds nothing, leaves a tombstone for `TOMBSTONE_S`: an `enter` of that
   id is answered BURIED, a repeated leave gets the first outcome.
 * Every operation on a turnstile sweeps it first: expired claims go, whoever fits is admitted and signalled.
-* Tokens rise strictly within a turnstile, in admission order, also after the engine lost its data, as far as
-  its clock is right.
+* Tokens rise strictly within a turnstile, in admission order; where they start from a clock, also after the engine
+  lost its data, as far as that clock is right.
 * Signals are hints: they may be lost, doubled or late, and replies repeat what they said.
 """
 
