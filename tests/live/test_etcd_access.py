@@ -215,6 +215,8 @@ def _old_server(listener: socket.socket) -> None:
         ("etcds://a?key=x", "belong to a cert="),
         ("etcds://a?verify=maybe", "verify is yes or no"),
         ("etcd://ann:s3cret:x@@a:b", "names each host"),
+        ("etcd://ann:s3cret?x@a", "in a password / ? @ as %2F"),
+        ("etcd://ann:x?s3cret@a", "in a password / ? @ as %2F"),
     ],
 )
 def test_a_bad_url_is_refused_when_the_client_is_made(url: str, says: str) -> None:

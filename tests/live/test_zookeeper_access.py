@@ -169,6 +169,9 @@ def test_something_else_that_listens_there_is_unavailable(redis_url: str, connec
         ("zookeeper://a?ca=x", "is for TLS: zookeepers://"),
         ("zookeepers://a?verify=maybe", "verify is yes or no"),
         ("zookeeper://ann:s3cret:x@@a:b", "names each host"),
+        ("zookeeper://ann:s3cret/x@a", "in a password / ? @ as %2F"),
+        ("zookeeper://ann:s3cret?x@a", "in a password / ? @ as %2F"),
+        ("zookeeper://ann:x?s3cret@a", "in a password / ? @ as %2F"),
     ],
 )
 def test_a_bad_url_is_refused_when_the_client_is_made(url: str, says: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from holdfast.engines import engine_for
+from holdfast.engines import engine_for, without_password
 from holdfast.engines.postgres.engine import Postgres, PostgresEngine
 from holdfast.errors import HoldfastError, Misuse
 
@@ -64,7 +65,6 @@ def test_engines_of_one_place_are_known_as_that() -> None:
     [
         "postgresql://u:sec/ret@h/db",
         "postgresql://u:sec@ret@h/db",
-        "postgresql://u:sec?ret@h/db",
         "postgresql://u:sec#ret@h:x/db",
         "postgresql://u:secret@h:port/db",
         "postgresql://u:secret@[h/db",
@@ -73,6 +73,8 @@ def test_engines_of_one_place_are_known_as_that() -> None:
         "postgresql://h/db?password=secret&schema=bad-name",
         "postgresql://h/db?password=secret&ends_with_connection=perhaps",
         "postgresql://h/db?listen_url=postgresql%3A%2F%2Fu%3Asecret@h%3Aport%2Fdb",
+        "postgresql://h/db?listen_url=nonsense%3Asecret",
+        "postgresql://h/db?password=sec%zz",
     ],
 )
 def test_a_url_that_is_none_says_so_without_its_secrets(url: str) -> None:
@@ -81,6 +83,27 @@ def test_a_url_that_is_none_says_so_without_its_secrets(url: str) -> None:
     assert isinstance(told.value, Misuse), told.value
     for secret in ("sec", "ret@"):
         assert secret not in str(told.value)
+
+
+def test_a_url_is_taken_apart_as_libpq_does() -> None:
+    place = Postgres("postgresql://u:sec?schema=ret@h/a?schema=mine&application_name=a%20b%2Bc&password=d+e")
+    assert (place.schema, place.where) == ("mine", "h:5432")
+    assert conninfo_to_dict(place.attempts()[0].decode()) == {
+        "user": "u", "password": "d+e", "host": "h", "dbname": "a", "application_name": "a b+c",
+        "fallback_application_name": "holdfast",
+    }  # fmt: skip
+
+
+def test_an_option_that_libpq_does_not_know_is_named() -> None:
+    with pytest.raises(Misuse, match='"shema"'):
+        Postgres("postgresql://u@h/db?shema=mine")
+
+
+def test_a_password_within_a_listen_url_is_hidden_from_people_too() -> None:
+    for listen in ("postgresql%3A%2F%2Fu%3Asecret%40i%2Fdb", "postgresql://u:secret@i/db", "password%3Dsecret"):
+        shown = without_password(f"postgresql://u@h/db?listen_url={listen}&schema=mine")
+        assert "secret" not in shown
+        assert shown.startswith("postgresql://u")
 
 
 def test_no_secret_is_shown_by_what_is_printed() -> None:

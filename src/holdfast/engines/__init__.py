@@ -19,7 +19,7 @@ ETCD_SCHEMES = ("etcd", "etcds")
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 KNOWN = (
     "memory:// sqlite:///path redis:// rediss:// valkey:// valkeys:// unix:// redis+sentinel:// redis+cluster:// "
-    "redis+quorum:// zookeeper:// zookeepers:// etcd:// etcds://"
+    "redis+quorum:// zookeeper:// zookeepers:// etcd:// etcds:// postgresql://"
 )
 
 
@@ -95,7 +95,7 @@ def without_password(url: str) -> str:
     user, at, host = rest.rpartition("@")
     name, colon, _ = user.partition(":")
     masked = scheme + mark + name + (":***" if colon else "") + at + host
-    return re.sub(r"(\w*passw\w*=)[^&#]*", r"\1***", masked)
+    return re.sub(r"((?:\w*passw\w*|listen_url)=)[^&#]*", r"\1***", masked)
 
 
 def _load(engine: str) -> Any:

@@ -49,6 +49,8 @@ def target_at(url: str) -> Target:
     """``etcd://[user:password@]host[:port],…[?option=…]``; ``etcds://`` for TLS."""
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?")
+    if "@" in query:  # a password that was cut short at its ?: no part of it is taken for a host and shown
+        raise Misuse(f"{scheme}:// has an @ after its hosts: write it as %40, and in a password / ? @ as %2F %3F %40")
     login, at, rest = rest.rpartition("@")
     hosts, _, path = rest.partition("/")
     said = dict(parse_qsl(query, keep_blank_values=True))

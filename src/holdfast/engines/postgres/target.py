@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import unquote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -93,8 +93,9 @@ def checked(url: str) -> dict[str, Any]:
     try:
         params = conninfo_to_dict(url)
     except psycopg.Error as error:
-        # of what stands before a host nothing is repeated: a part of a password may have been taken for something else
-        why = "" if "@" in url or "%40" in url else f": {' '.join(str(error).split())}"
+        # nothing is repeated but an option's name: a part of a password may have been taken for something else
+        said, query = " ".join(str(error).split()), url.partition("?")[2]
+        why = f": {said}" if "invalid URI query parameter" in said and "@" not in query and "%40" not in query else ""
         raise Misuse(f"libpq does not take this postgresql:// URL{why or '; ' + _PASSWORD}") from None
     hosts, ports = str(params.get("host", "")).split(","), str(params.get("port", "")).split(",")
     if any("@" in host for host in hosts) or not all(port == "" or port.isdecimal() for port in ports):
@@ -109,17 +110,20 @@ _PASSWORD = "in a password write / ? # @ : [ ] % as %2F %3F %23 %40 %3A %5B %5D 
 
 def _split(url: str) -> tuple[str, dict[str, str]]:
     """The URL that is libpq's, and the options that are ours."""
-    base, mark, query = url.partition("?")
+    login = re.match(r"\w*://[^@/]*@", url)  # in which a ? is one of its own, as libpq has it
+    base, mark, query = url[login.end() if login else 0 :].partition("?")
     if not mark:
         return url, {}
+    base = (login[0] if login else "") + base
     own: dict[str, str] = {}
-    rest: list[tuple[str, str]] = []
-    for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
+    rest: list[str] = []  # as they were written: libpq is stricter than Python about what a % may stand before
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
         if name in OWN:
-            own[name] = value
+            own[name] = unquote(value)
         else:
-            rest.append((name, value))
-    return base + ("?" + urlencode(rest, quote_via=quote) if rest else ""), own
+            rest.append(pair)
+    return base + ("?" + "&".join(rest) if rest else ""), own
 
 
 def _truth(text: str) -> bool:

@@ -73,6 +73,8 @@ def target_at(url: str) -> Target:
     rest, _, query = rest.partition("?")
     before, _, path = rest.partition("/")
     login, at, hosts = before.rpartition("@")
+    if "@" in path + query:  # a password that was cut short at its / or ?: no part of it is taken for a host and shown
+        raise Misuse(f"{scheme}:// has an @ after its hosts: write it as %40, and in a password / ? @ as %2F %3F %40")
     said = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := said.keys() - set(OPTIONS):
         raise Misuse(f"{scheme}:// knows no option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
