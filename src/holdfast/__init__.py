@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from . import aio, testing
     from .compat import ConsistentHash, DistributedLock
-    from .core.waiting import Backoff, Poll, Queue, Spin
+    from .core.waiting import Adaptive, Backoff, Poll, Queue, Spin
     from .errors import (
         AcquireTimeout,
         HoldfastError,
@@ -47,7 +47,7 @@ _HOMES = {
     "sync": "connect",
     "placement": "Anchor BoundedLoads Choose HashRing Jump Maglev MultiProbe Node Rendezvous",
     "model": "Change",
-    "core.waiting": "Queue Spin Poll Backoff",
+    "core.waiting": "Queue Adaptive Spin Poll Backoff",
     "compat": "ConsistentHash DistributedLock",
     "errors": "AcquireTimeout HoldfastError LeaseLost Misuse OutcomeUnknown StaleToken Unavailable Unsupported",
 }
@@ -56,6 +56,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 __version__ = "0.1.0.dev0"
 __all__ = [
     "AcquireTimeout",
+    "Adaptive",
     "Anchor",
     "Backoff",
     "BoundedLoads",

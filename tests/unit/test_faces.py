@@ -17,6 +17,7 @@ from faces import Face, go, held
 
 from holdfast import (
     AcquireTimeout,
+    Adaptive,
     Backoff,
     HoldfastError,
     LeaseLost,
@@ -226,7 +227,7 @@ def test_leases_released_by_their_handles_are_not_kept(face: Face) -> None:
     face.run(scenario)
 
 
-@pytest.mark.parametrize("strategy", [Queue(), Spin(), Poll(0.2), Backoff()])
+@pytest.mark.parametrize("strategy", [Queue(), Adaptive(), Spin(), Poll(0.2), Backoff()])
 def test_every_strategy_takes_and_gives_up(face: Face, strategy: Any) -> None:
     async def scenario(hf: Any) -> None:
         lock = hf.lock("x", strategy=strategy, timeout_s=60)
@@ -415,6 +416,8 @@ def test_any_text_may_be_a_name(face: Face, name: str) -> None:
         (lambda hf: hf.partitions("x", 8, ttl_s=0), "ttl_s"),
         (lambda hf: Poll(0), "interval_s"),
         (lambda hf: Backoff(2, 1), "first_s"),
+        (lambda hf: Adaptive(0), "spin_s"),
+        (lambda hf: hf.lock("x", strategy=Adaptive), "Adaptive"),
     ],
 )
 def test_a_wrong_number_is_refused_when_the_object_is_made(face: Face, make: Callable[[Any], Any], says: str) -> None:

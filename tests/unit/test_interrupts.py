@@ -104,6 +104,13 @@ class AcquireAfterWaiting(Acquire):
         await super().after(case)
 
 
+class AcquireAdaptively(AcquireAfterWaiting):
+    """Interrupted while it asks, between that and the queue, and in the queue."""
+
+    async def act(self, case: Case) -> Any:
+        return await go(case.hf.lock("x", strategy=holdfast.Adaptive(spin_s=1.0, most_asks=2)).acquire())
+
+
 class AcquireInVain(Acquire):
     """It times out, so that giving back is interrupted too."""
 
@@ -281,6 +288,7 @@ async def run(face: str, scenario: Scenario, at: frozenset[int]) -> int:
 SCENARIOS = [
     Acquire,
     AcquireAfterWaiting,
+    AcquireAdaptively,
     AcquireInVain,
     AcquireWithLostReplies,
     TryAcquire,

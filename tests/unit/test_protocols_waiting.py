@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted import LOCK, START_S, World, done, says
+from scripted import LOCK, START_S, World, done, request_lost, says
 
 from holdfast import model
 from holdfast.core import lease
 from holdfast.core.recipe import QUEUE, Recipe
 from holdfast.core.tenure import Tenure, trusted_s
-from holdfast.core.waiting import Backoff, Poll, Spin
+from holdfast.core.waiting import Adaptive, Backoff, Poll, Spin
 from holdfast.errors import AcquireTimeout, Misuse, Unavailable
 from holdfast.model import Claim, Signal, Standing, State
 from holdfast.worlds.threads import drive
@@ -232,7 +232,112 @@ def test_they_leave_nothing_in_the_queue_and_no_later_than_their_timeout(world: 
     assert "leave" not in world.ops(), "who never was in the queue need not leave it"
 
 
-@pytest.mark.parametrize("wrong", [lambda: Poll(0), lambda: Poll(-1.0), lambda: Backoff(0, 1), lambda: Backoff(2, 1)])
+@pytest.mark.parametrize("strategy", [Spin(), Poll(0.3), Adaptive()])
+def test_a_late_copy_of_a_refused_enter_leaves_no_orphan(world: World, strategy: Any) -> None:
+    """The first try is on its way for long; the engine refuses the second, and the waiter gives up."""
+    tenure = new(world)
+    late = world.engine.enter(LOCK, tenure.claim, True)
+    slow = [lambda do: world.pass_time(0.5) or do()] * 9  # each of its calls takes time
+    world.answers["enter"] = [request_lost, *slow]
+    with pytest.raises(AcquireTimeout):
+        take(world, tenure, strategy, timeout_s=1.0)
+    goes(world)()
+    assert world.ask(late).state is State.BURIED
+    assert queue(world) == []
+
+
+def test_a_late_copy_of_a_try_that_was_refused_leaves_no_orphan(world: World) -> None:
+    tenure = new(world)
+    late = world.engine.enter(LOCK, tenure.claim, True)
+    world.answers["enter"] = [request_lost]
+    assert not drive(lease.try_acquire(world.session, tenure))
+    goes(world)()
+    assert world.ask(late).state is State.BURIED
+    assert queue(world) == []
+
+
+def test_a_lease_that_a_late_copy_took_counts_from_the_first_try(world: World) -> None:
+    """It comes between two asks, so the engine's lease began before the one that finds it."""
+    tenure = new(world, ttl_s=1.0)
+    late = world.engine.enter(LOCK, tenure.claim, True)
+    world.answers["enter"] = [request_lost]
+    world.at(0.1, goes(world))
+    world.at(0.2, lambda: world.ask(late))
+    take(world, tenure, Poll(0.5))
+    (claim,) = world.look().claims
+    assert tenure.deadline <= world.time + claim.remaining_s
+
+
+# -- the one that asks a few times, and queues
+
+
+def test_an_adaptive_waiter_asks_a_few_times_and_then_waits_as_one_that_queues(world: World) -> None:
+    drive(world.session.listen())
+    tenure = new(world)
+    world.at(3.0, goes(world))
+    take(world, tenure, Adaptive(most_asks=4))
+    assert world.ops() == ["enter"] * 5
+    assert world.slept == [0.0] * 4
+    assert world.time == START_S + 3
+    assert world.kinds() == ["waiting", "held"]
+    assert queue(world) == [tenure.claim.id]
+
+
+def test_an_adaptive_waiter_takes_what_becomes_free_while_it_asks(world: World) -> None:
+    tenure = new(world)
+    world.answers["enter"] = [says(Standing(State.BUSY))] * 2 + [lambda do: goes(world)() and do()]
+    take(world, tenure, Adaptive(most_asks=4))
+    assert world.ops() == ["enter"] * 3
+    assert world.kinds() == ["held"]
+
+
+def test_an_adaptive_waiter_stops_asking_when_its_time_for_it_is_over(world: World) -> None:
+    world.answers["enter"] = [lambda do: world.pass_time(0.4) or do()] * 100
+    world.at(5.0, goes(world))
+    take(world, new(world), Adaptive(spin_s=1.0, most_asks=1000))
+    assert world.ops() == ["enter"] * 4 + ["renew"], "three in a second, then it queues; what was said before is asked"
+
+
+def test_an_adaptive_waiter_without_time_asks_once_and_is_never_in_the_queue(world: World) -> None:
+    with pytest.raises(AcquireTimeout):
+        take(world, new(world), Adaptive(), timeout_s=0.0)
+    assert world.ops() == ["enter"]
+    assert queue(world) == [HOLDER.id]
+
+
+def test_an_adaptive_waiter_leaves_at_its_timeout(world: World) -> None:
+    with pytest.raises(AcquireTimeout):
+        take(world, new(world), Adaptive(), timeout_s=2.0)
+    assert world.time == START_S + 2
+    assert world.ops()[-1] == "leave"
+    assert queue(world) == [HOLDER.id]
+    assert not world.session.tenures
+
+
+def test_an_adaptive_waiter_never_goes_before_one_that_queues(world: World) -> None:
+    world.ask(world.engine.enter(LOCK, Claim("queued", 1, 600.0), False))
+    tenure = new(world)
+    world.answers["enter"] = [lambda do: goes(world)() and do()]  # the lock falls to the other while we ask
+    world.at(4.0, goes(world, "queued"))
+    take(world, tenure, Adaptive())
+    assert world.time == START_S + 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Poll(0),
+        lambda: Poll(-1.0),
+        lambda: Backoff(0, 1),
+        lambda: Backoff(2, 1),
+        lambda: Adaptive(0),
+        lambda: Adaptive(-1.0),
+        lambda: Adaptive(float("nan")),
+        lambda: Adaptive(2.0),
+        lambda: Adaptive(most_asks=0),
+        lambda: Adaptive(most_asks=1.5),  # type: ignore[arg-type]
+    ],
+)
 def test_a_pause_that_is_none_is_refused(wrong: Callable[[], Any]) -> None:
     with pytest.raises(Misuse):
         wrong()

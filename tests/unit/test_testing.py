@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import AcquireTimeout, Backoff, LeaseLost, Misuse, Poll, Spin, Unavailable, testing
+from holdfast import AcquireTimeout, Adaptive, Backoff, LeaseLost, Misuse, Poll, Spin, Unavailable, testing
 from holdfast.hooks import Event
 from holdfast.testing.tasks import AsyncFakeClient
 from holdfast.testing.threads import FakeClient
@@ -94,7 +94,7 @@ def test_time_stands_still_by_itself(client: FakeClient) -> None:
     assert client.clock.now() == before
 
 
-@pytest.mark.parametrize("strategy", [Spin(), Poll(0.1), Backoff()])
+@pytest.mark.parametrize("strategy", [Adaptive(), Spin(), Poll(0.1), Backoff()])
 def test_every_strategy_waits_in_fake_time(client: FakeClient, strategy: Poll) -> None:
     client.other().lock("x").acquire()
     before = client.clock.now()

@@ -57,6 +57,8 @@ async def try_acquire(session: Session, tenure: Tenure) -> bool:
         raise
     if standing.state is not State.ADMITTED:
         tenure.handle = None
+        if tenure.first_sent is not None:  # a copy of an earlier try may still come
+            await session.undo(tenure, 0.0)
         return False
     session.hold(tenure, started)
     return True

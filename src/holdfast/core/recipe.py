@@ -26,7 +26,7 @@ class LockOptions(TypedDict, total=False):
         off goes on. 15 by default; on an engine with sessions it is the client's, and another is `Unsupported`.
     renew: let the renewer extend it at a third of ``ttl_s``; without, it ends ``ttl_s`` after it was taken.
     max_hold_s: the lease is ended after this long even if it could be renewed, against holders that deadlocked.
-    strategy: how to wait: `Queue` (the default), `Spin`, `Poll`, `Backoff`.
+    strategy: how to wait: `Queue` (the default), `Spin`, `Poll`, `Backoff`, `Adaptive`.
     reentrant: one thread or task may take it again while it holds it.
     on_busy: what a decorated function does when the lock is taken: ``wait``, ``skip`` (return None), ``raise``.
     on_unsure: what `Lease.ensure_held` does after a failed renewal: ``pass`` until the deadline, or ``raise``.
@@ -113,7 +113,7 @@ def _checked(engine: Capabilities, turnstile: Turnstile, weight: int, options: d
     if recipe.on_unsure not in ("pass", "raise"):
         raise Misuse(f"on_unsure is 'pass' or 'raise', not {recipe.on_unsure!r}")
     if isinstance(recipe.strategy, type) or not hasattr(recipe.strategy, "take"):
-        raise Misuse(f"strategy is Queue(), Spin(), Poll() or Backoff(), not {recipe.strategy!r}")
+        raise Misuse(f"strategy is Queue(), Adaptive(), Backoff(), Poll() or Spin(), not {recipe.strategy!r}")
     check_payload(recipe.payload)
     return recipe
 

@@ -96,7 +96,8 @@ class Session:
                 return await self.renew_one(tenure, give_up_at)
             return standing
         self.tenures.pop(tenure.claim.id, None)
-        tenure.first_sent = None
+        if not tenure.unknown or standing.state is State.BURIED:  # else a copy of an earlier try may still come
+            tenure.first_sent = None
         if standing.state is State.BURIED:
             tenure.claim = tenure.claim._replace(id=self.new_id())
             return await self.enter(tenure, nowait, give_up_at)
