@@ -49,7 +49,7 @@ async def join(session: Session, tenure: Tenure) -> None:
     try:
         while (await session.enter(tenure, nowait=False)).state is not State.ADMITTED:
             pass  # it expired on the way (a long pause): enter afresh
-        session.hold(tenure, session.world.now())
+        session.hold(tenure)
     except BaseException:
         await session.undo(tenure)
         raise

@@ -32,21 +32,20 @@ def new_tenure(session: Session, recipe: Recipe) -> Tenure:
 async def acquire(session: Session, tenure: Tenure, strategy: Strategy, timeout_s: float | None) -> None:
     """Wait until admitted. Raises `AcquireTimeout`, `Unavailable` or `Misuse`; then nothing of ours is left behind."""
     check_timeout(timeout_s)
-    started = session.world.now()
+    deadline = NEVER_S if timeout_s is None else session.world.now() + timeout_s
     try:
-        await strategy.take(session, tenure, NEVER_S if timeout_s is None else started + timeout_s)
+        await strategy.take(session, tenure, deadline)
     except HoldfastError:  # the caller's time or patience is spent: try once, the renewer does the rest
         await session.undo(tenure, 0.0)
         raise
     except BaseException:
         await session.undo(tenure)
         raise
-    session.hold(tenure, started)
+    session.hold(tenure)
 
 
 async def try_acquire(session: Session, tenure: Tenure) -> bool:
     """Take it if it is free now."""
-    started = session.world.now()
     try:
         standing = await session.enter(tenure, nowait=True)
     except HoldfastError:
@@ -57,10 +56,11 @@ async def try_acquire(session: Session, tenure: Tenure) -> bool:
         raise
     if standing.state is not State.ADMITTED:
         tenure.handle = None
+        tenure.tell("refused")
         if tenure.first_sent is not None:  # a copy of an earlier try may still come
             await session.undo(tenure, 0.0)
         return False
-    session.hold(tenure, started)
+    session.hold(tenure)
     return True
 
 
@@ -230,7 +230,7 @@ def detached(session: Session, text: str) -> Tenure:
         raise Misuse(f"this lease is of another engine ({identity}), not of {session.engine.identity}")
     claim = Claim(claim_id, weight, ttl_s, session.world.inbox)
     tenure = Tenure(Turnstile(kind, name, capacity), claim, session.world.mailbox(), renews=renews, max_hold_s=None)
-    tenure.token, tenure.openings = token, openings
+    tenure.token, tenure.openings, tenure.life = token, openings, session.new_life()
     return tenure
 
 
@@ -241,4 +241,4 @@ async def attach(session: Session, tenure: Tenure) -> None:
     if standing.state is not State.ADMITTED:
         tenure.ended, tenure.why = "lost", "it ended before it was attached"
         raise LeaseLost(lost_message(tenure))
-    session.hold(tenure, session.world.now())
+    session.hold(tenure)

@@ -202,9 +202,11 @@ class Share(Generic[L]):
             del self._entering[signal.key]
         if state is State.ADMITTED:
             await self._own(partition, tenure)
+        elif state is not State.WAITING:
+            tenure.tell("gave_up")  # a claim of its own comes next
 
     async def _own(self, partition: int, tenure: Tenure) -> None:
-        self._session.hold(tenure, self._session.world.now())
+        self._session.hold(tenure)
         if tenure.ended:  # gone as soon as it came
             return
         lease = self._make_lease(tenure)
@@ -252,6 +254,8 @@ class Share(Generic[L]):
                 await self._watch.stop()
         except HoldfastError as trouble:
             log.info("leaving partitions %s: %s", self._turnstile.name, trouble)
+        for _, tenure in self._entering.values():
+            tenure.tell("gave_up")  # one that was gone when the client was closed
         self._stopped = True
         for mailbox in self._leavers:
             mailbox.post(Signal(model.NUDGE))

@@ -15,7 +15,6 @@ from collections import deque
 
 from .. import model
 from ..contract import Engine
-from ..hooks import Event, Hook, emit
 from ..model import NEVER_S, Signal, Standing, State
 from ..world import World
 from .tenure import Tenure
@@ -34,11 +33,10 @@ SESSION_LAG_S = 5.0
 class Renewer:
     """What one client holds or waits for, by claim id, and what it still has to give back."""
 
-    def __init__(self, engine: Engine, world: World, *, patience_s: float, hooks: tuple[Hook, ...] = ()) -> None:
+    def __init__(self, engine: Engine, world: World, *, patience_s: float) -> None:
         self.engine = engine
         self.world = world
         self.patience_s = patience_s
-        self.hooks = hooks
         self.tenures: dict[str, Tenure] = {}
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.closing = False
@@ -67,10 +65,6 @@ class Renewer:
     def _nudge(self) -> None:
         self._mailbox.post(Signal(model.NUDGE))
 
-    def emit(self, kind: str, tenure: Tenure, elapsed_s: float = 0.0) -> None:
-        if self.hooks:
-            emit(self.hooks, Event(kind, tenure.turnstile.address, tenure.claim.id, tenure.token, elapsed_s))
-
     # -- what is heard of a tenure
 
     def hear(self, tenure: Tenure, standing: Standing, sent: float) -> None:
@@ -81,7 +75,7 @@ class Renewer:
         tenure.acknowledge(sent, standing)
         if standing.state is State.ADMITTED:
             if tenure.admitted:
-                self.emit("renewed", tenure)
+                tenure.tell("renewed")
             else:
                 tenure.mailbox.post(Signal(model.ADMITTED, tenure.claim.id))
         if standing.wanted:
@@ -90,13 +84,13 @@ class Renewer:
     def want(self, tenure: Tenure) -> None:
         if not tenure.wanted:
             tenure.wanted = True
-            self.emit("wanted", tenure)
+            tenure.tell("wanted")
 
     def doubt(self, tenure: Tenure, trouble: object) -> None:
         if not tenure.unsure:
             tenure.unsure = True
             log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
-            self.emit("unsure", tenure)
+            tenure.tell("unsure", str(trouble))
 
     def gone(self, tenure: Tenure) -> None:
         tenure.first_sent = None
@@ -118,9 +112,9 @@ class Renewer:
         tenure.ended, tenure.why, tenure.handle = how, why, None
         for mailbox in list(tenure.ends):
             mailbox.post(Signal(model.NUDGE))
-        if self.hooks:
-            held_s = self.world.now() - tenure.held_since if tenure.admitted else 0.0
-            self.emit({"given up": "gave_up"}.get(how, how), tenure, held_s)
+        if tenure.life is not None:
+            step = "gave_up" if how == "given up" else how
+            tenure.tell("handed_over" if how == "released" and tenure.wanted else step, why)
 
     def lose(self, tenure: Tenure, why: str) -> None:
         """The claim is no more; tell its holder, or who waits with it, once."""
@@ -277,7 +271,7 @@ class Renewer:
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing."""
         for tenure in self.tenures.values():
-            tenure.ended, tenure.why, tenure.handle = "lost", why, None
+            tenure.ended, tenure.why, tenure.handle, tenure.life = "lost", why, None, None  # the parent tells of it
         self.tenures.clear()
         self.graves.clear()
         self.closing = True

@@ -13,7 +13,7 @@ from typing import TypeVar
 from .. import model
 from ..contract import Engine, Request
 from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailable
-from ..hooks import Hook
+from ..hooks.event import Hook, Life
 from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
 from ..world import Mailbox, World
 from .calls import Asker, Calls
@@ -39,7 +39,8 @@ class Session:
         self.world = world
         self.patience_s = patience_s
         self.owner = owner
-        self.renewer = Renewer(engine, world, patience_s=patience_s, hooks=hooks)
+        self.hooks = hooks
+        self.renewer = Renewer(engine, world, patience_s=patience_s)
         self.calls = Calls(engine.capabilities.engine, world, patience_s)
         self.tenures = self.renewer.tenures
         self.watchers: dict[str, dict[int, Mailbox]] = {}
@@ -65,7 +66,14 @@ class Session:
     ) -> Tenure:
         """A claim with a fresh id, not yet sent. ``mailbox``: where its signals go, one of its own by default."""
         claim = Claim(self.new_id(), weight, ttl_s, self.world.inbox, self.owner, payload)
-        return Tenure(turnstile, claim, mailbox or self.world.mailbox(), renews=renews, max_hold_s=max_hold_s)
+        tenure = Tenure(turnstile, claim, mailbox or self.world.mailbox(), renews=renews, max_hold_s=max_hold_s)
+        if self.hooks:
+            tenure.life = self.new_life()
+        return tenure
+
+    def new_life(self) -> Life | None:
+        """For what is asked for from now on; None where nobody would hear of it."""
+        return Life(self.hooks, self.engine.capabilities.engine, self.world.now) if self.hooks else None
 
     def new_id(self) -> str:
         """For a claim or a put: no other process ever makes the same, nor does a fork of this one."""
@@ -120,6 +128,8 @@ class Session:
         self.tenures[tenure.claim.id] = tenure
         tenure.acknowledge(sent, standing)
         self.renewer.expect(tenure)
+        if tenure.life is not None and standing.state is State.WAITING:
+            tenure.tell("waiting")
 
     def refuse_fork(self) -> None:
         """Raise `LeaseLost` in a forked child: what it inherited is its parent's."""
@@ -131,11 +141,13 @@ class Session:
         if self.renewer.closing:
             raise Misuse("this client was closed")
 
-    def hold(self, tenure: Tenure, started: float) -> None:
-        """Its owner has seen that it is admitted, ``started`` being when it began to ask."""
-        now = self.world.now()
-        tenure.hold(now)
-        self.renewer.emit("held", tenure, now - started)
+    def hold(self, tenure: Tenure) -> None:
+        """Its owner has seen that it is admitted."""
+        tenure.hold(self.world.now())
+        if tenure.life is not None:
+            tenure.tell("held")
+            if tenure.wanted:  # told before it was held
+                tenure.tell("wanted")
         if self.tenures.get(tenure.claim.id) is not tenure and not tenure.ended:
             self.renewer.lost(tenure, "it was gone again before its holder knew that it had it")
 

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ..hooks.event import Life
 from ..model import NEVER_S, Claim, Standing, State, Turnstile
 from ..world import Mailbox
 
@@ -35,8 +36,8 @@ class Tenure:
         "ends",
         "first_sent",
         "handle",
-        "held_since",
         "hold_until",
+        "life",
         "look_at",
         "mailbox",
         "max_hold_s",
@@ -67,13 +68,13 @@ class Tenure:
         self.ended = ""  # "released", "lost", "given up", "detached"
         self.why = ""
         self.first_sent: float | None = None
-        self.held_since = 0.0
         self.deadline = NEVER_S  # nothing acknowledged yet: nothing to expire
         self.due = NEVER_S  # when to renew
         self.look_at = NEVER_S  # when a waiter should look who is ahead
         self.hold_until = NEVER_S
         self.openings = 0
         self.handle: weakref.ref[Any] | None = None
+        self.life: Life | None = None  # who hears of its steps; None where nobody does
         self.on_lost: list[Callable[[], object]] = []
         self.ends: list[Mailbox] = []  # who waits for its end
 
@@ -90,12 +91,16 @@ class Tenure:
     def hold(self, now: float) -> None:
         """Its owner knows it to be admitted from here on."""
         self.admitted = True
-        self.held_since = now
         self.look_at = NEVER_S
         if not self.renews:
             self.due = NEVER_S
         if self.max_hold_s is not None:
             self.hold_until = now + self.max_hold_s
+
+    def tell(self, step: str, why: str = "") -> None:
+        """Let the hooks hear of a step, if there are any. The hot path looks at ``life`` itself first."""
+        if self.life is not None:
+            self.life.step(step, self.turnstile, self.claim, self.token, why)
 
     @property
     def wake_at(self) -> float:

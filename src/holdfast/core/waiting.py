@@ -31,10 +31,8 @@ class Queue:
     async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
         listened = session.listening
         standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
-        if standing.state is not State.ADMITTED:
-            session.renewer.emit("waiting", tenure)
-            if await session.listen(deadline) or not listened:  # what was said before signals flowed is lost
-                standing = await session.renew_one(tenure, deadline)
+        if standing.state is not State.ADMITTED and (await session.listen(deadline) or not listened):
+            standing = await session.renew_one(tenure, deadline)  # what was said before signals flowed is lost
         trusts = True  # what a signal says of our place
         while standing.state is not State.ADMITTED:
             if standing.state is not State.WAITING:  # our place was lost: a long pause, or the engine's data is gone
@@ -57,6 +55,7 @@ async def _retry(session: Session, tenure: Tenure, deadline: float, pauses: _Pau
         left_s = deadline - session.world.now()
         if left_s <= 0:
             raise _timeout(tenure)
+        tenure.tell("waiting")
         await session.world.sleep(min(left_s, pauses.pause_s(attempt, session.world.random())))
         attempt += 1
 
