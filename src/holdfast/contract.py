@@ -9,6 +9,10 @@ Rules that every engine keeps (the contract suite holds them):
 * Tokens rise strictly within a turnstile, in admission order; where they start from a clock, also after the engine
   lost its data, as far as that clock is right.
 * Signals are hints: they may be lost, doubled or late, and replies repeat what they said.
+* ``wanted`` is a level and is told at once. Who comes to wait, or a refused ``nowait``, has WANTED signalled to every
+  admitted claim that was not told; who is admitted while others wait hears WANTED and then ADMITTED. Every reply that
+  finds such a claim admitted says it too. An engine that would have to ask for it (without scripts) may leave the
+  signals out until a claim's first renewal.
 """
 
 from __future__ import annotations
@@ -57,6 +61,8 @@ class Capabilities:
     """
     tied: bool = False
     """Claims end with their client's connection for signals as well, whose loss the link says at once (`UNSURE`)."""
+    renewed_by_any: bool = True
+    """Any client of this engine can renew a claim; False: only the link that entered it, on which it hangs."""
 
 
 class Request(Generic[T]):

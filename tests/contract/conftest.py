@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from engines import ENGINES, EXCLUSIVE, ON_SESSIONS
+from engines import ASKING, ENGINES, EXCLUSIVE, ON_SESSIONS
 from servers import eventually
 
 from holdfast.contract import AsyncLink, BlockingLink, Engine, Request
 from holdfast.engines import engine_for
-from holdfast.model import CellReply, Change, Claim, Fence, Signal, Snapshot, Standing, State, Turnstile
+from holdfast.model import (
+    ADMITTED,
+    WANTED,
+    CellReply,
+    Change,
+    Claim,
+    Fence,
+    Signal,
+    Snapshot,
+    Standing,
+    State,
+    Turnstile,
+)
 
 T = TypeVar("T")
 
@@ -127,6 +139,14 @@ class Seat:
 
     def hears(self, kind: str, key: str) -> None:
         eventually(lambda: Signal(kind, key) in self.signals, what=f"no {kind} {key} among {self.signals}")
+
+    def is_admitted_and_knows_that_it_is_wanted(self, turnstile: Turnstile, id: str) -> bool:
+        """Whoever goes on when it hears ADMITTED must already know, without asking."""
+        self.hears(ADMITTED, id)
+        if self.engine.capabilities.engine in ASKING:
+            return self.renew(turnstile, id).wanted
+        told = [signal.kind for signal in self.signals if signal.key == id]
+        return WANTED in told[: told.index(ADMITTED)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.engines.memory import MemoryEngine
-from holdfast.model import CellReply, Change, Claim, Fence, Standing, Turnstile
+from holdfast.model import WANTED, CellReply, Change, Claim, Fence, Signal, Standing, Turnstile
 
 from . import test_cell_contract as cell
 from . import test_turnstile_contract as turnstile
@@ -40,6 +41,24 @@ class TokensRestart(MemoryEngine):
         if not stand.places:
             self.last_tokens.clear()
             self.tokens_us = lambda: 0
+
+
+class TellsOnlyAdmitted(MemoryEngine):
+    def _settle(self, stand: Any) -> None:
+        told = {place.claim.id for place in stand.places.values() if place.admitted}
+        self.untold = {place.claim.id for place in stand.places.values()} - told
+        super()._settle(stand)
+        self.untold = set()
+
+    def _signal(self, inbox: str, signal: Signal) -> None:
+        if signal.kind != WANTED or signal.key not in getattr(self, "untold", ()):
+            super()._signal(inbox, signal)
+
+
+class WantedForEver(MemoryEngine):
+    def _settle(self, stand: Any) -> None:
+        super()._settle(stand)
+        self._want(stand)
 
 
 class RenewCreates(MemoryEngine):
@@ -96,3 +115,21 @@ def test_a_planted_bug_is_caught(broken: type[MemoryEngine], check: Callable[[Se
     check(Seat(MemoryEngine(), None))
     with pytest.raises(AssertionError):
         check(Seat(broken(), None))
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        (TellsOnlyAdmitted, turnstile.test_who_is_admitted_while_others_wait_knows_at_once_that_it_is_wanted),
+        (TellsOnlyAdmitted, turnstile.test_all_who_are_admitted_together_are_wanted_if_anyone_still_waits),
+        (WantedForEver, turnstile.test_who_waited_and_went_makes_nobody_wanted_who_is_admitted_later),
+    ],
+    ids=lambda one: one.__name__,
+)
+def test_a_planted_bug_in_what_is_told_is_caught(
+    broken: type[MemoryEngine], check: Callable[[Callable[..., Seat]], None]
+) -> None:
+    for kind in (MemoryEngine, broken):
+        engine = kind()
+        with pytest.raises(AssertionError) if kind is broken else contextlib.nullcontext():
+            check(lambda engine=engine: Seat(engine, None))

@@ -113,6 +113,74 @@ def test_waiting_and_a_refused_nowait_raise_wanted_as_a_level(seats: Callable[..
         assert holder.renew(name, f"a{nowait}").wanted
 
 
+def test_a_holder_is_told_of_each_who_comes_later_without_asking_again(seats: Callable[..., Seat]) -> None:
+    holder, other = seats(), seats()
+    holder.listen()
+    for nowait in (True, False):
+        holder.enter(MUTEX, f"a{nowait}")
+        holder.renew(MUTEX, f"a{nowait}")
+        assert not holder.renew(MUTEX, f"a{nowait}").wanted
+        other.enter(MUTEX, f"b{nowait}", nowait=nowait)
+        holder.hears(WANTED, f"a{nowait}")
+        other.leave(MUTEX, f"b{nowait}")
+        holder.leave(MUTEX, f"a{nowait}")
+
+
+@pytest.mark.queue
+def test_who_is_admitted_while_others_wait_knows_at_once_that_it_is_wanted(seats: Callable[..., Seat]) -> None:
+    holder, heir, last = seats(), seats(), seats()
+    heir.listen()
+    holder.enter(MUTEX, "a")
+    heir.enter(MUTEX, "b")
+    last.enter(MUTEX, "c")
+    holder.leave(MUTEX, "a")
+    assert heir.is_admitted_and_knows_that_it_is_wanted(MUTEX, "b")
+    assert heir.enter(MUTEX, "b").wanted
+    assert heir.renew(MUTEX, "b").wanted
+
+
+@pytest.mark.own_ttl
+@pytest.mark.queue
+def test_who_takes_over_from_the_dead_while_others_wait_is_wanted_too(seats: Callable[..., Seat]) -> None:
+    holder, heir, last = seats(), seats(), seats()
+    heir.listen()
+    holder.enter(MUTEX, holder.claim("a", ttl_s=0.3))
+    heir.enter(MUTEX, "b")
+    last.enter(MUTEX, "c")
+    eventually(lambda: last.state(MUTEX, "c") is State.WAITING and last.admitted(MUTEX) == ["b"])
+    assert heir.is_admitted_and_knows_that_it_is_wanted(MUTEX, "b")
+
+
+@pytest.mark.queue
+def test_who_waited_and_went_makes_nobody_wanted_who_is_admitted_later(seats: Callable[..., Seat]) -> None:
+    holder, heir, last = seats(), seats(), seats()
+    heir.listen()
+    holder.enter(MUTEX, "a")
+    heir.enter(MUTEX, "b")
+    last.enter(MUTEX, "c")
+    last.leave(MUTEX, "c")  # it waited long enough
+    holder.leave(MUTEX, "a")
+    heir.hears(ADMITTED, "b")
+    assert not heir.renew(MUTEX, "b").wanted
+    heir.leave(MUTEX, "b")
+    assert not heir.enter(MUTEX, "d").wanted
+    assert not heir.renew(MUTEX, "d").wanted
+    assert WANTED not in [signal.kind for signal in heir.signals]
+
+
+@pytest.mark.queue
+def test_all_who_are_admitted_together_are_wanted_if_anyone_still_waits(seats: Callable[..., Seat]) -> None:
+    holder, heirs, last = seats(), seats(), seats()
+    heirs.listen()
+    holder.enter(THREE, holder.claim("a", 3))
+    for id in "bc":
+        heirs.enter(THREE, id)
+    last.enter(THREE, last.claim("d", 3))
+    holder.leave(THREE, "a")
+    for id in "bc":
+        assert heirs.is_admitted_and_knows_that_it_is_wanted(THREE, id)
+
+
 # -- idempotence, tombstones
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("redis")
 
-from holdfast.engines.redis.wire import Refusal, Replies, pack, refused, signal_of
+from holdfast.engines.redis.wire import Refusal, Replies, pack, refused, signals_of
 from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupported
 from holdfast.model import Signal
 
@@ -78,8 +78,9 @@ def test_an_error_reply_says_what_to_change(text: str, kind: type[HoldfastError]
 
 
 def test_messages_become_signals_and_what_is_unknown_is_ignored() -> None:
-    assert signal_of(b"ac1", "") == Signal("admitted", "c1")
-    assert signal_of(b"wc1", "") == Signal("wanted", "c1")
-    assert signal_of(b"", "group:g") == Signal("changed", "group:g")
-    assert signal_of(b"", "") is None
-    assert signal_of(b"?", None) is None
+    assert list(signals_of(b"ac1", "")) == [Signal("admitted", "c1")]
+    assert list(signals_of(b"wc1", "")) == [Signal("wanted", "c1")]
+    assert list(signals_of(b"bc1", "")) == [Signal("wanted", "c1"), Signal("admitted", "c1")]
+    assert list(signals_of(b"", "group:g")) == [Signal("changed", "group:g")]
+    assert list(signals_of(b"", "")) == []
+    assert list(signals_of(b"?", None)) == []

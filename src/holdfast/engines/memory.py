@@ -229,10 +229,13 @@ class MemoryEngine:
         """After someone went: admit by the rule and tell those who were admitted."""
         places = list(stand.places.values())
         count = rule.admitted((place.claim.weight for place in places), stand.turnstile.capacity)
-        for place in places[:count]:
-            if not place.admitted:
-                place.admitted = True
-                self._signal(place.claim.inbox, Signal(model.ADMITTED, place.claim.id))
+        fresh = [place for place in places[:count] if not place.admitted]
+        for place in fresh:
+            place.admitted = True
+        if count < len(places):
+            self._want(stand)
+        for place in fresh:
+            self._signal(place.claim.inbox, Signal(model.ADMITTED, place.claim.id))
         self._announce(stand)
         if not places:
             del self.stands[stand.turnstile.address]

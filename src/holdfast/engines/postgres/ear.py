@@ -41,7 +41,7 @@ def signals_of(payload: str, address: str | None) -> list[Signal]:
         key = bytes.fromhex(payload[1:]).decode()
     except ValueError:  # not ours
         return []
-    kinds = {"a": [model.ADMITTED], "b": [model.ADMITTED, model.WANTED], "w": [model.WANTED]}.get(payload[:1], [])
+    kinds = {"a": [model.ADMITTED], "b": [model.WANTED, model.ADMITTED], "w": [model.WANTED]}.get(payload[:1], [])
     return [Signal(kind, key) for kind in kinds]
 
 

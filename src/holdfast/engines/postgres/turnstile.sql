@@ -159,7 +159,10 @@ BEGIN
   FOR i IN 1..cardinality(ids) LOOP
     PERFORM pg_notify('holdfast_' || inboxes[i], CASE WHEN s.waiting > 0 THEN 'b' ELSE 'a' END || encode(ids[i], 'hex'));
   END LOOP;
-  IF s.waiting > 0 AND (s.told >= before OR s.admitted = count) THEN s.told := s.frontier; END IF;
+  IF s.waiting > 0 THEN
+    s.wanted := s.frontier;
+    IF s.told >= before OR s.admitted = count THEN s.told := s.frontier; END IF;
+  END IF;
   IF s.channel <> '' THEN PERFORM pg_notify(s.channel, ''); END IF;
   RETURN s;
 END $$;
@@ -377,8 +380,8 @@ BEGIN
     END IF;
   END IF;
   UPDATE @schema@.turnstile SET
-    load = s.load, admitted = s.admitted, waiting = s.waiting, first = s.first, frontier = s.frontier, told = s.told,
-    tail_end = s.tail_end, buried = s.buried, touched = now
+    load = s.load, admitted = s.admitted, waiting = s.waiting, first = s.first, frontier = s.frontier,
+    wanted = s.wanted, told = s.told, tail_end = s.tail_end, buried = s.buried, touched = now
   WHERE address = p_address;
   RETURN there;
 END $$;

@@ -103,8 +103,10 @@ local function remove(s, id)
   end
 end
 
--- After someone went: admit whoever now fits, in the order of the tokens.
+-- After someone went: admit whoever now fits, in the order of the tokens, and tell them in one message each whether
+-- others still wait. While anyone does, all who are admitted were told that they are wanted.
 local function settle(s)
+  local fresh = {}
   for _ = 1, BATCH do
     if s.waiting == 0 then break end
     local id = call('ZRANGE', s.w, 0, 0)[1]
@@ -114,8 +116,11 @@ local function settle(s)
     call('ZREM', s.w, id)
     call('ZREM', s.e, id)
     s.load, s.admitted, s.waiting, s.top = s.load + weight, s.admitted + 1, s.waiting - 1, token
-    note(channel, 'a' .. id)
+    fresh[#fresh + 1] = {channel, id}
   end
+  local kind = 'a'
+  if s.waiting > 0 then kind, s.wanted = 'b', s.top end
+  for _, one in ipairs(fresh) do note(one[1], kind .. one[2]) end
   announce(s)
   save(s)
 end

@@ -20,7 +20,7 @@ from ...contract import Deliver
 from ...errors import HoldfastError, Unavailable
 from ...model import CHANGED, Signal
 from .pipes import Pipe, Wire
-from .wire import CONNECT_S, Refusal, Replies, answered, pack, signal_of
+from .wire import CONNECT_S, Refusal, Replies, answered, pack, signals_of
 
 log = logging.getLogger("holdfast.redis")
 
@@ -137,7 +137,7 @@ class Ear:
         if isinstance(reply, Exception):
             raise reply
         if reply[0] in (b"message", b"smessage"):
-            if signal := signal_of(reply[2], self._channels.get(reply[1])):
+            for signal in signals_of(reply[2], self._channels.get(reply[1])):
                 self.deliver(signal)
         elif reply[0] in (b"subscribe", b"ssubscribe"):
             with self._changed:
@@ -316,7 +316,7 @@ class AsyncEar:
             self._refusal = heard_of(reply)
             raise heard_of(reply)
         if reply[0] in (b"message", b"smessage"):
-            if signal := signal_of(reply[2], self._channels.get(reply[1])):
+            for signal in signals_of(reply[2], self._channels.get(reply[1])):
                 self.deliver(signal)
         elif reply[0] in (b"subscribe", b"ssubscribe") and reply[1] in self._confirmed:
             self._confirmed[reply[1]].set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -191,12 +191,15 @@ def all_of(replies: Sequence[Any]) -> Sequence[Any]:
     return replies
 
 
-def signal_of(text: bytes, address: str | None) -> Signal | None:
+SAID = {b"a": (model.ADMITTED,), b"w": (model.WANTED,), b"b": (model.WANTED, model.ADMITTED)}
+"""What the first letter of a message says of the claim that the rest names."""
+
+
+def signals_of(text: bytes, address: str | None) -> Iterable[Signal]:
     """What a message means: one of the inbox (address ''), or of a watched turnstile."""
     if address:
-        return Signal(model.CHANGED, address)
-    kind = {b"a": model.ADMITTED, b"w": model.WANTED}.get(text[:1])
-    return Signal(kind, text[1:].decode()) if kind else None
+        return (Signal(model.CHANGED, address),)
+    return [Signal(kind, text[1:].decode()) for kind in SAID.get(text[:1], ())]
 
 
 # -- errors

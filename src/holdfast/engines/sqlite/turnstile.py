@@ -216,8 +216,11 @@ class Desk:
         for token in dead:
             db.execute("DELETE FROM claim WHERE turnstile = ? AND token = ?", (address, token))
         for inbox, claim_id in admitted:
+            if blocked:
+                self._signal(inbox, Signal(model.WANTED, claim_id))
             self._signal(inbox, Signal(model.ADMITTED, claim_id))
-        stand = stand._replace(load=load, frontier=frontier)
+        # while anyone waits, all who are admitted were told that they are wanted
+        stand = stand._replace(load=load, frontier=frontier, wanted=frontier if blocked else stand.wanted)
         self._announce(address, stand)
         if blocked or admitted or load > 0 or self._has_claims(address):
             return self._update(address, stand)
