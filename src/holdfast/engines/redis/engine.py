@@ -56,6 +56,7 @@ _STATES = {b"%d" % state: state for state in State}
 _TOMBSTONE_MS = bulk(b"%d" % (TOMBSTONE_S * 1000))
 _SIX, _FIVE, _TWO = bulk("6"), bulk("5"), bulk("2")
 _YES, _NO = bulk("1"), bulk("0")
+_BURY, _GO = _YES + _TOMBSTONE_MS, _NO + _TOMBSTONE_MS
 _IN_ITS_SHARD = bulk("2")
 
 
@@ -83,6 +84,7 @@ class RedisEngine:
         self.identity = f"{self._place.identity}#{namespace}"
         self._space = f"{CHANNELS}{{{_quote(namespace).replace(':', '%3A')}:"
         self._keys = lru_cache(maxsize=1 << 14)(self._pack_keys)
+        self._entry = lru_cache(maxsize=1 << 10)(self._pack_entry)
         self._channel = lru_cache(maxsize=1 << 10)(_pack_channel)
 
     def blocking_link(self) -> BlockingLink:
@@ -122,12 +124,9 @@ class RedisEngine:
     def _base(self, address: str) -> str:
         return f"{self._space}{_quote(address)}}}"
 
-    def _pack_keys(self, address: str) -> bytes:
+    def _pack_keys(self, address: str) -> Keys:
         base = self._base(address)
-        return b"".join(bulk(f"{base}:{suffix}") for suffix in "hawet")
-
-    def _tombstone(self, address: str, claim_id: str) -> bytes:
-        return bulk(f"{self._base(address)}:x:{claim_id}")
+        return Keys(b"".join(bulk(f"{base}:{suffix}") for suffix in "hawet"), f"{base}:x:".encode())
 
     def _cell(self, cell: str) -> bytes:
         base = f"{self._space}{_quote(cell)}}}"
@@ -139,40 +138,36 @@ class RedisEngine:
         return Request("ping", pack("PING"), _nothing)
 
     def enter(self, turnstile: Turnstile, claim: Claim, nowait: bool) -> Request[Standing]:
-        address = turnstile.address
-        rest = b"".join((
-            _SIX,
-            self._keys(address),
-            self._tombstone(address, claim.id),
-            bulk(claim.id),
-            _YES if nowait else _NO,
-            bulk(b"%d" % claim.weight),
-            _milliseconds(claim.ttl_s),
-            bulk(b"%d" % turnstile.capacity),
-            self._announces if turnstile.announces else _NO,
-            self._channel(claim.inbox),
-            bulk(claim.owner),
-            bulk(claim.payload),
-        ))  # fmt: skip
+        id, *about = claim
+        entry = self._entry(nowait, turnstile.capacity, turnstile.announces, *about)
+        rest = self._keys(turnstile.address).about(id, entry)
         request = Request("enter", Eval(scripts.ENTER, 16, rest), lambda reply: _entered(turnstile, reply))
         return request if self._acks is None else _acknowledged(request, self._acks, _is_made)
 
-    def leave(self, turnstile: Turnstile, claim_id: str, bury: bool) -> Request[bool]:
-        address = turnstile.address
-        rest = b"".join((
-            _SIX,
-            self._keys(address),
-            self._tombstone(address, claim_id),
-            bulk(claim_id),
-            _YES if bury else _NO,
-            _TOMBSTONE_MS,
+    def _pack_entry(
+        self, nowait: bool, capacity: int, announces: bool, weight: int, ttl_s: float, inbox: str, owner: str,
+        payload: bytes,
+    ) -> bytes:  # fmt: skip
+        """An enter's arguments but for the id: the same whenever a lock is taken again."""
+        return b"".join((
+            _YES if nowait else _NO,
+            bulk(b"%d" % weight),
+            _milliseconds(ttl_s),
+            bulk(b"%d" % capacity),
+            self._announces if announces else _NO,
+            self._channel(inbox),
+            bulk(owner),
+            bulk(payload),
         ))  # fmt: skip
+
+    def leave(self, turnstile: Turnstile, claim_id: str, bury: bool) -> Request[bool]:
+        rest = self._keys(turnstile.address).about(claim_id, _BURY if bury else _GO)
         return Request("leave", Eval(scripts.LEAVE, 10, rest), _truth)
 
     def renew(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Request[dict[str, Standing]]]:
         for batch in self._batches(items):
             packed = [bulk(b"%d" % (5 * len(batch)))]
-            packed += [self._keys(turnstile.address) for turnstile, _ in batch]
+            packed += [self._keys(turnstile.address).packed for turnstile, _ in batch]
             for _, claim in batch:
                 packed += (bulk(claim.id), _milliseconds(claim.ttl_s), self._channel(claim.inbox))
             body = Eval(scripts.RENEW, 1 + 8 * len(batch), b"".join(packed))
@@ -194,7 +189,7 @@ class RedisEngine:
             views = sorted((_view(*claim) for claim in claims), key=lambda view: view.token)
             return Snapshot(turnstile.kind, turnstile.name, capacity, tuple(views))
 
-        return Request("look", Eval(scripts.LOOK, 6, _FIVE + self._keys(turnstile.address)), parse)
+        return Request("look", Eval(scripts.LOOK, 6, _FIVE + self._keys(turnstile.address).packed), parse)
 
     # -- requests: cells
 
@@ -245,7 +240,8 @@ class RedisEngine:
                     break
         addresses = sorted(found)
         replies = yield [
-            Request("list", Eval(scripts.STANDS, 6, _FIVE + self._keys(address)), _checked) for address in addresses
+            Request("list", Eval(scripts.STANDS, 6, _FIVE + self._keys(address).packed), _checked)
+            for address in addresses
         ]
         standing: list[Turnstile] = []
         for address, (capacity, announces) in zip(addresses, all_of(replies), strict=True):
@@ -284,6 +280,25 @@ def _is_accepted(reply: CellReply) -> bool:
 
 
 # -- packing
+
+
+class Keys:
+    """A turnstile's five keys, packed, and how those of its tombstones begin."""
+
+    __slots__ = ("_start", "_tombstone", "packed")
+
+    def __init__(self, packed: bytes, tombstone: bytes) -> None:
+        self.packed = packed
+        self._start = _SIX + packed
+        self._tombstone = tombstone
+
+    def about(self, claim_id: str, arguments: bytes) -> bytes:
+        """The rest of a script call that is about one claim: six keys, its id, and the other arguments."""
+        id, tombstone = claim_id.encode(), self._tombstone
+        size = len(id)
+        return b"%b$%d\r\n%b%b\r\n$%d\r\n%b\r\n%b" % (
+            self._start, len(tombstone) + size, tombstone, id, size, id, arguments
+        )  # fmt: skip
 
 
 def _quote(text: str) -> str:

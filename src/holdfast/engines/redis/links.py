@@ -20,10 +20,10 @@ from .wire import (
     Refusal,
     Target,
     Wait,
-    answered,
     first_try,
     is_unknown_script,
     pack,
+    refused,
     to_repeat,
     with_texts,
 )
@@ -105,9 +105,10 @@ class RedisLink:
             return done.value
 
     def _outcome(self, request: Request[T], reply: Any) -> T:
-        if type(reply) is Refusal and reply.text.startswith("READONLY"):
-            self._forget_idle()  # the primary is elsewhere by now: look it up again
-        reply = answered(reply)
+        if type(reply) is Refusal:
+            if reply.text.startswith("READONLY"):
+                self._forget_idle()  # the primary is elsewhere by now: look it up again
+            reply = refused(reply.text)
         if isinstance(reply, Exception):
             raise reply
         return request.parse(reply)
@@ -141,7 +142,8 @@ class RedisLink:
     def _give(self, wire: Wire) -> None:
         if wire.closed:  # it broke, and those that rested meanwhile may be as dead: a retry takes a new one
             self._forget_idle()
-        if wire.closed or self._closed or len(self._idle) >= MAX_IDLE:
+            self._drop(wire)
+        elif self._closed or len(self._idle) >= MAX_IDLE:
             self._drop(wire)
         else:
             wire.rested_at = time.monotonic()
@@ -239,9 +241,9 @@ class AsyncRedisLink:
         pipe = self._pipe
         if pipe is None or pipe.closed:
             pipe = await self._connected(timeout_s)
-        (reply,) = await pipe.exchange(first_try(body), 1, timeout_s)
+        reply = await pipe.ask(first_try(body), timeout_s)
         if is_unknown_script(reply):
-            (reply,) = await pipe.exchange(body.by_text(), 1, timeout_s)
+            reply = await pipe.ask(body.by_text(), timeout_s)
         return self._outcome(request, reply)
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
@@ -283,9 +285,10 @@ class AsyncRedisLink:
             return done.value
 
     def _outcome(self, request: Request[T], reply: Any) -> T:
-        if type(reply) is Refusal and reply.text.startswith("READONLY"):
-            self._forget()  # the primary is elsewhere by now: look it up again
-        reply = answered(reply)
+        if type(reply) is Refusal:
+            if reply.text.startswith("READONLY"):
+                self._forget()  # the primary is elsewhere by now: look it up again
+            reply = refused(reply.text)
         if isinstance(reply, Exception):
             raise reply
         return request.parse(reply)

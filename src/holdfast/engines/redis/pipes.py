@@ -11,10 +11,11 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from ...errors import HoldfastError, OutcomeUnknown, Unavailable
+from ...model import NEVER_S
 from .wire import Replies, Target, not_connected
 
 log = logging.getLogger("holdfast.redis")
@@ -58,7 +59,9 @@ class Wire:
         replies: list[Any] = []
         try:
             self.sock.sendall(payload)
-            self._read(replies, count, timeout_s)
+            replies += self._replies.feed(self.sock.recv(65536))
+            if len(replies) < count:
+                self._read_on(replies, count, timeout_s)
         except (OSError, OutcomeUnknown) as error:
             self.close()
             why = f"no reply within {timeout_s:.1f} s" if isinstance(error, TimeoutError) else str(error)
@@ -66,21 +69,18 @@ class Wire:
             replies += [lost] * (count - len(replies))
         return replies
 
-    def _read(self, replies: list[Any], count: int, timeout_s: float) -> None:
-        until = 0.0
-        while True:
+    def _read_on(self, replies: list[Any], count: int, timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        self.limit_s = -1.0
+        while len(replies) < count:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left_s)
             data = self.sock.recv(65536)
             if not data:
                 raise OutcomeUnknown("the server closed the connection")
             replies += self._replies.feed(data)
-            if len(replies) >= count:
-                return
-            now = time.monotonic()
-            until = until or now + timeout_s
-            if now >= until:
-                raise TimeoutError
-            self.limit_s = -1.0
-            self.sock.settimeout(until - now)
 
     def close(self) -> None:
         self.closed = True
@@ -95,7 +95,9 @@ class Pipe(asyncio.Protocol):
         self._writer = connection._writer  # kept, because it closes the connection when it is collected
         connection._reader = connection._writer = None  # from here on it is ours alone, and so is its end
         self._replies = Replies()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], float, float]] = deque()  # replies, sent when, awaited until
+        self._timer: asyncio.TimerHandle | None = None  # one for all: nearly every reply comes long before its time
+        self._timer_at = NEVER_S
         self.heard = heard or self._answer
         self.where = where
         self.heard_at = self._loop.time()
@@ -128,50 +130,69 @@ class Pipe(asyncio.Protocol):
         self._former.connection_lost(exc)
         if not self.lost.done():
             self.lost.set_result(None)
+        if self._timer is not None:
+            self._timer.cancel()
         why = OutcomeUnknown(f"Redis at {self.where} may or may not have done it: {exc or 'it closed the connection'}")
         while self._waiting:
-            future = self._waiting.popleft()
+            future = self._waiting.popleft()[0]
             if not future.done():
                 future.set_result(why)
 
     def _answer(self, reply: Any) -> None:
         if self._waiting:
-            future = self._waiting.popleft()
+            future = self._waiting.popleft()[0]
             if not future.done():
                 future.set_result(reply)
 
     # -- what links call
 
-    def ask(self, payload: bytes) -> asyncio.Future[Any]:
-        """Send one request; what comes of it, without a deadline."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def ask(self, payload: bytes, timeout_s: float = NEVER_S) -> asyncio.Future[Any]:
+        """Send one request; what comes of it. Where nothing does in time, that is `OutcomeUnknown`."""
         if self.closed:
+            future = self._loop.create_future()
             future.set_result(Unavailable(f"the connection to Redis at {self.where} was lost before this was sent"))
-        else:
-            self._waiting.append(future)
-            self.transport.write(payload)
+            return future
+        future = self._expect(timeout_s)
+        self.transport.write(payload)
         return future
 
     async def exchange(self, payload: bytes, count: int, timeout_s: float) -> list[Any]:
-        """Send, and wait for ``count`` replies. Those that do not come are `OutcomeUnknown`."""
+        """The same for ``count`` requests at once."""
         if self.closed:
             return [Unavailable(f"the connection to Redis at {self.where} was lost before this was sent")] * count
-        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(count)]
-        self._waiting.extend(futures)
+        futures = [self._expect(timeout_s) for _ in range(count)]
         self.transport.write(payload)
-        timer = self._loop.call_later(timeout_s, self._expire, futures, self._loop.time(), timeout_s)
-        try:
-            return [await future for future in futures]
-        finally:
-            timer.cancel()
+        return [await future for future in futures]
 
-    def _expire(self, futures: Sequence[asyncio.Future[Any]], since: float, timeout_s: float) -> None:
-        why = OutcomeUnknown(f"Redis at {self.where} may or may not have done it: no reply within {timeout_s:.1f} s")
-        for future in futures:
-            if not future.done():
+    def _expect(self, timeout_s: float) -> asyncio.Future[Any]:
+        """The reply to one more request."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        sent = self._loop.time()
+        until = sent + timeout_s
+        self._waiting.append((future, sent, until))
+        if until < self._timer_at:
+            self._set_timer(until)
+        return future
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = None if at == NEVER_S else self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        silent: OutcomeUnknown | None = None
+        for future, sent, until in self._waiting:
+            if until <= now and not future.done():
+                late = f"no reply within {until - sent:.1f} s"
+                why = OutcomeUnknown(f"Redis at {self.where} may or may not have done it: {late}")
                 future.set_result(why)
-        if self.heard_at <= since:  # not one byte for anyone: the connection may be half open
-            self.fail(why)
+                if self.heard_at <= sent:  # not one byte for anyone: the connection may be half open
+                    silent = why
+        self._set_timer(min((until for future, _, until in self._waiting if not future.done()), default=NEVER_S))
+        if silent is not None:
+            self.fail(silent)
 
     def fail(self, error: Exception) -> None:
         """Give this connection up; every call that waits on it has an unknown outcome."""

@@ -125,25 +125,24 @@ class Replies:
 
     def feed(self, piece: bytes) -> list[Any]:
         """The replies that ``piece`` completed."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size < self._need:
-            return []
-        data = piece if len(self._pieces) == 1 else b"".join(self._pieces)
+        data = piece
+        if self._pieces:
+            self._pieces.append(piece)
+            self._size += len(piece)
+            if self._size < self._need:
+                return []
+            data = b"".join(self._pieces)
+            self._pieces, self._need = [], 0
         done: list[Any] = []
         at = 0
-        while True:
-            self._need = 0
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
-            kind, line = data[at], data[at + 1 : end]
+        while (end := data.find(b"\r\n", at)) >= 0:
+            kind, line, stop = data[at], data[at + 1 : end], end + 2
             value: Any
-            stop = end + 2
             if kind == 36:  # $
                 size = int(line)
-                value = None
-                if size >= 0:
+                if size < 0:
+                    value = None
+                else:
                     stop += size + 2
                     if len(data) < stop:
                         self._need = stop - at
@@ -173,8 +172,10 @@ class Replies:
                 self._open.pop()
             else:
                 done.append(value)
-        rest = data[at:]
-        self._pieces, self._size = ([rest], len(rest)) if rest else ([], 0)
+                if at == len(data):
+                    return done
+        if at < len(data):
+            self._pieces, self._size = [data[at:]], len(data) - at
         return done
 
 

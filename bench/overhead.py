@@ -1,0 +1,308 @@
+"""What holdfast's Python adds to the two script calls of a pair: ours beside the same bytes sent by hand.
+
+By hand means: the engine's own requests for one lock, taken apart once at the claim's id, so that a pair is two joins,
+two sends, two reads and the least parsing. Both run over a stub that answers at once, where nothing but Python is left,
+and over a server: there the difference in client CPU says more than that in wall time, which follows how the kernel
+wakes two processes on few cores.
+
+``python -m bench.overhead profile threads`` (or ``asyncio``) says where it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import itertools
+import pstats
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from servers import RedisServer
+
+from holdfast import aio, sync
+from holdfast.engines.redis.engine import RedisEngine
+from holdfast.engines.redis.links import AsyncRedisLink, RedisLink
+from holdfast.engines.redis.wire import Target
+from holdfast.model import Claim, Turnstile
+from holdfast.worlds.threads import drive
+
+from .common import serving
+
+LOCK = Turnstile("lock", "bench", 1)
+ID = "0123456789abcdef.00000000"
+ENTERED, LEFT = b"$23\r\n1 1764057600123456 0 -1\r\n", b":1\r\n"
+
+
+class Packed:
+    """The bytes of a pair's requests, but for the claim's id."""
+
+    def __init__(self, namespace: str) -> None:
+        engine = RedisEngine("redis://localhost", namespace)
+        claim = Claim(ID, 1, 15.0, ID[:16], "by hand")
+        self.enter = engine.enter(LOCK, claim, False).body.by_sha().split(ID.encode())
+        self.leave = engine.leave(LOCK, ID, False).body.by_sha().split(ID.encode())
+        self._numbers = itertools.count()
+
+    def new_id(self) -> bytes:
+        return b"0123456789abcdef.%08x" % next(self._numbers)
+
+
+class ByHand:
+    """A pair over a plain socket."""
+
+    def __init__(self, sock: Any, packed: Packed) -> None:
+        self._sock, self._packed = sock, packed
+
+    def pair(self) -> None:
+        packed, sock = self._packed, self._sock
+        id = packed.new_id()
+        sock.sendall(id.join(packed.enter))
+        state, token, _, _ = sock.recv(4096).split(b"\r\n")[1].split(b" ")
+        if state != b"1" or int(token) < 1:
+            raise RuntimeError(f"not admitted: {state!r}")
+        sock.sendall(id.join(packed.leave))
+        if sock.recv(4096) != LEFT:
+            raise RuntimeError("it was gone")
+
+
+class AsyncByHand(asyncio.Protocol):
+    """A pair over one transport of the event loop."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed = packed
+        self._loop = asyncio.get_running_loop()
+        self.transport: Any = None
+        self._reply: asyncio.Future[bytes] = self._loop.create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reply.set_result(data)
+
+    async def _ask(self, payload: bytes) -> bytes:
+        self._reply = self._loop.create_future()
+        self.transport.write(payload)
+        return await self._reply
+
+    async def pair(self) -> None:
+        packed = self._packed
+        id = packed.new_id()
+        state, token, _, _ = (await self._ask(id.join(packed.enter))).split(b"\r\n")[1].split(b" ")
+        if state != b"1" or int(token) < 1:
+            raise RuntimeError(f"not admitted: {state!r}")
+        if await self._ask(id.join(packed.leave)) != LEFT:
+            raise RuntimeError("it was gone")
+
+
+# -- a server that answers at once
+
+
+class StubSocket:
+    """Answers each request before it is asked for: an enter with a token, a leave with 1."""
+
+    def __init__(self) -> None:
+        self._next = itertools.cycle((ENTERED, LEFT)).__next__
+
+    def sendall(self, payload: bytes) -> None: ...
+
+    def recv(self, size: int) -> bytes:
+        return self._next()
+
+    def settimeout(self, timeout_s: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class StubTransport:
+    """The same for an event loop: the reply comes with the loop's next turn."""
+
+    def __init__(self) -> None:
+        self._next = itertools.cycle((ENTERED, LEFT)).__next__
+        self._protocol: Any = asyncio.Protocol()
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self.transport = self  # it is its own stream writer
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def write(self, payload: bytes) -> None:
+        self._call_soon(self._protocol.data_received, self._next())
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._call_soon(self._protocol.connection_lost, None)
+
+
+class StubConnection:
+    """What a link asks of the client library's connection."""
+
+    def connect(self) -> None:
+        self._sock = StubSocket()
+
+
+class AsyncStubConnection:
+    async def connect(self) -> None:
+        self._writer = StubTransport()
+
+
+class StubEngine(RedisEngine):
+    """The engine over the stub."""
+
+    def __init__(self) -> None:
+        super().__init__("redis://localhost", "")
+
+    def blocking_link(self) -> Any:
+        return RedisLink(Target(StubConnection, {}, "stub", "stub", None), self.changed_channel)
+
+    def async_link(self) -> Any:
+        return AsyncRedisLink(Target(AsyncStubConnection, {}, "stub", "stub", None), self.changed_channel)
+
+
+# -- measuring
+
+
+class Costs(NamedTuple):
+    """Microseconds per pair, one mean per round."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+Round = Callable[[int], Awaitable[None]]
+"""So many pairs."""
+
+
+async def measure(ours: Round, by_hand: Round, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    """Both in turns; the first round of each is not counted."""
+    costs = Costs([], []), Costs([], [])
+    for number in range(rounds + 1):
+        for run, cost in zip((ours, by_hand), costs, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            await run(pairs)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            if number:
+                cost.wall.append(wall / pairs * 1e6)
+                cost.cpu.append(cpu / pairs * 1e6)
+    return costs
+
+
+def rows(what: str, costs: tuple[Costs, Costs]) -> list[str]:
+    ours, by_hand = costs
+    table = []
+    for clock in Costs._fields:
+        mine, theirs = getattr(ours, clock), getattr(by_hand, clock)
+        added = sorted(one - other for one, other in zip(mine, theirs, strict=True))
+        tenth = len(added) // 10
+        table.append(
+            f"| {what} | {clock} | {statistics.median(theirs):.1f} | {statistics.median(mine):.1f} | "
+            f"**{statistics.median(added):.1f}** | {added[tenth]:.1f} … {added[-1 - tenth]:.1f} |"
+        )
+    return table
+
+
+def times(pair: Callable[[], None]) -> Round:
+    async def run(pairs: int) -> None:
+        for _ in range(pairs):
+            pair()
+
+    return run
+
+
+def async_times(pair: Callable[[], Awaitable[None]]) -> Round:
+    async def run(pairs: int) -> None:
+        for _ in range(pairs):
+            await pair()
+
+    return run
+
+
+def blocking(client: sync.Client, by_hand: Any, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    with client:
+        lock = client.lock(LOCK.name)
+
+        def pair() -> None:
+            with lock:
+                pass
+
+        return drive(measure(times(pair), times(by_hand.pair), rounds, pairs))
+
+
+async def on_a_loop(client: aio.Client, by_hand: Any, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    async with client:
+        lock = client.lock(LOCK.name)
+
+        async def pair() -> None:
+            async with lock:
+                pass
+
+        return await measure(async_times(pair), async_times(by_hand.pair), rounds, pairs)
+
+
+async def on_a_loop_over(url: str, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    transport, by_hand = await loop.create_connection(lambda: AsyncByHand(Packed("")), parts.hostname, parts.port)
+    costs = await on_a_loop(aio.connect(url), by_hand, rounds, pairs)
+    transport.close()
+    return costs
+
+
+async def on_a_loop_over_a_stub(rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    by_hand, transport = AsyncByHand(Packed("")), StubTransport()
+    by_hand.transport = transport
+    transport.set_protocol(by_hand)
+    return await on_a_loop(aio.Client(StubEngine()), by_hand, rounds, pairs)
+
+
+def over(url: str, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port or 6379)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return blocking(sync.connect(url), ByHand(sock, Packed("")), rounds, pairs)
+
+
+def over_a_stub(rounds: int, pairs: int) -> tuple[Costs, Costs]:
+    return blocking(sync.Client(StubEngine()), ByHand(StubSocket(), Packed("")), rounds, pairs)
+
+
+def main(rounds: int = 60, pairs: int = 100) -> str:
+    lines = [
+        "### What holdfast adds to the two calls of a pair, in µs",
+        "",
+        "| | clock | by hand | holdfast | added | its middle 80 % |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        *rows("threads, stub", over_a_stub(rounds, pairs)),
+        *rows("asyncio, stub", asyncio.run(on_a_loop_over_a_stub(rounds, pairs))),
+    ]
+    with serving(RedisServer) as server:
+        lines += rows("threads, Redis", over(server.url, rounds, pairs))
+        lines += rows("asyncio, Redis", asyncio.run(on_a_loop_over(server.url, rounds, pairs)))
+    return "\n".join(lines) + "\n"
+
+
+def profile(face: str) -> None:
+    """Where it goes, over the stub."""
+    with cProfile.Profile() as recorder:
+        if face == "threads":
+            over_a_stub(20, 500)
+        else:
+            asyncio.run(on_a_loop_over_a_stub(20, 500))
+    pstats.Stats(recorder).sort_stats("tottime").print_stats(35)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["profile"]:
+        profile(sys.argv[2])
+    else:
+        print(main())
