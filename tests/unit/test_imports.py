@@ -23,6 +23,8 @@ CLIENTS = {
     "click": "cli",
     "rich": "cli",
     "pytest": "testing",
+    "prometheus_client": "hooks",
+    "opentelemetry": "hooks",
 }
 
 

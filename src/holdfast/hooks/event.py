@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -24,31 +25,30 @@ KINDS = ("waiting", *NOT_HELD, "held", "renewed", "unsure", "wanted", *ENDS)
 class Event(NamedTuple):
     """One step in a lease's life, which goes ``waiting? (held (renewed | unsure | wanted)* END | gave_up | refused)``.
 
-    ========== ======================================================== ===========================
-    ``kind``   what happened                                            ``elapsed_s`` counts from
-    ========== ======================================================== ===========================
-    waiting    it was not free: queued, or asks again and again; once   when it was asked for
-    held       it is ours (as well: attached, joined, a partition)      when it was asked for
-    gave_up    not ours: timed out, cancelled, failed, client closed    when it was asked for
-    refused    not ours: it was taken, and we would not wait            when it was asked for
-    renewed    the engine extended it                                   when it was held
-    unsure     a renewal failed and is retried; it may end as lost      as above, or asked for
-    wanted     another waits for it (a hint); once                      when it was held
-    released   END: given back, and nobody was known to want it         when it was held
-    handed_over  END: given back while another was known to want it     when it was held
-    lost       END: not ours any more, whatever its holder believes     when it was held
-    detached   END: let go to be attached elsewhere; it is held on      when it was held
-    ========== ======================================================== ===========================
+    ``elapsed_s`` counts from when it was asked for, up to held, gave_up and refused; from then on, since it was held.
 
-    Each life that began has one END, `gave_up` or `refused`, and nothing after it; a process that dies tells nothing.
-    A lease that a process keeps and takes again has a life for each taking, under one claim and token.
+    waiting      it was not free: queued, or asking again and again (once)
+    gave_up      not ours: timed out, cancelled, failed, or the client was closed
+    refused      not ours: it was taken, and we would not wait
+    held         ours: taken, joined, attached, or a partition assigned
+    renewed      the engine extended it
+    unsure       a renewal failed and is retried; it ends as lost if none succeeds in time
+    wanted       another waits for it, a hint (once)
+    released     END: given back, and nobody was known to want it
+    handed_over  END: given back while another was known to want it
+    lost         END: not ours any more, though its holder had not released it
+    detached     END here: let go, to be attached elsewhere
+
+    Whatever happens, a life that began ends, once, and nothing of it is told after; only a process that dies, or the
+    child of a fork, tells no more. Where a process keeps a lease and takes it again, each taking has a life of its own,
+    all under one claim and token.
     """
 
     kind: str
     turnstile: Turnstile
     """``kind`` (``lock``, ``rwlock``, ``semaphore``, ``group``, …) and ``name``; ``address`` is both."""
     claim: Claim
-    """``id`` is the same from held to the end; ``weight`` is 1 for a mutex, and tells readers from writers."""
+    """``id`` is what others see; ``weight`` tells readers from writers."""
     token: int
     elapsed_s: float
     engine: str = ""
@@ -56,22 +56,28 @@ class Event(NamedTuple):
     waited: bool = False
     """Whether `waiting` was told of this life: who counts waiters takes off at held and gave_up where it was."""
     why: str = ""
-    """For unsure and lost: the cause, for people."""
+    """For people: the cause of what is unsure or lost."""
+    life: int = 0
+    """The same in all events of one life, and in no other of this process."""
 
 
 Hook = Callable[[Event], None]
 """Called in the thread or loop where the step happened; keep it short. What it raises is logged and dropped."""
 
 
+_ids = itertools.count(1)
+
+
 class Life:
-    """One lease's steps to its hooks, one at a time: threads that tell of it at once may do so in any order, and twice.
+    """One lease's steps to its hooks: in an order that makes sense, though threads may tell of it at once, and twice.
 
     Nobody waits for another's hooks: who finds them at work leaves the step to whoever is at it.
     """
 
-    __slots__ = ("_engine", "_held", "_hooks", "_now", "_over", "_since", "_steps", "_turn", "_waited")
+    __slots__ = ("_engine", "_held", "_hooks", "_id", "_now", "_over", "_since", "_steps", "_turn", "_waited")
 
     def __init__(self, hooks: tuple[Hook, ...], engine: str, now: Callable[[], float]) -> None:
+        self._id = next(_ids)
         self._hooks = hooks
         self._engine = engine
         self._now = now
@@ -96,7 +102,7 @@ class Life:
         if not kind:
             return
         now = self._now()
-        event = Event(kind, turnstile, claim, token, now - self._since, self._engine, self._waited, why)
+        event = Event(kind, turnstile, claim, token, now - self._since, self._engine, self._waited, why, self._id)
         if kind == "held":
             self._since = now
         for hook in self._hooks:
