@@ -8,7 +8,7 @@ import pytest
 from servers import eventually
 
 from holdfast.errors import Misuse
-from holdfast.model import ADMITTED, CHANGED, UNBOUNDED, WANTED, State, Turnstile
+from holdfast.model import ADMITTED, CHANGED, UNBOUNDED, WANTED, Standing, State, Turnstile
 
 from .conftest import Seat
 
@@ -124,6 +124,22 @@ def test_a_holder_is_told_of_each_who_comes_later_without_asking_again(seats: Ca
         holder.hears(WANTED, f"a{nowait}")
         other.leave(MUTEX, f"b{nowait}")
         holder.leave(MUTEX, f"a{nowait}")
+
+
+def test_who_is_admitted_by_a_reply_sees_there_whether_others_wait(seats: Callable[..., Seat]) -> None:
+    holder, heir, last = seats(), seats(), seats()
+    holder.enter(MUTEX, "a")
+    heir.enter(MUTEX, "b")
+    last.enter(MUTEX, "c")
+    holder.leave(MUTEX, "a")
+    answers: list[Standing] = []
+    eventually(lambda: answers.append(heir.enter(MUTEX, "b")) or answers[-1].state is State.ADMITTED)
+    assert answers[-1].wanted
+    assert heir.renew(MUTEX, "b").wanted
+    last.leave(MUTEX, "c")
+    heir.leave(MUTEX, "b")
+    assert last.enter(MUTEX, "d")[::2] == (State.ADMITTED, False)
+    assert not last.renew(MUTEX, "d").wanted
 
 
 @pytest.mark.queue

@@ -61,7 +61,7 @@ class Node(NamedTuple):
                 if self.holder >= 0:
                     return self, b"W 1 0"
                 number = max(self.number, self.floor) + 1
-                return self._replace(number=number, holder=who, held=number, lease=lease), b"G %d" % number
+                return self._replace(number=number, holder=who, held=number, lease=lease), b"G %d 0" % number
             case ("mark", number):
                 if not ours and rules.marks_own_only:
                     return self, 0

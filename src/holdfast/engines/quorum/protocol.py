@@ -123,7 +123,7 @@ class Asks(Protocol):
 
     @property
     def take(self) -> Any:
-        """Grant: ``G number`` newly, ``H number`` if this claim has it already; else ``W left_ms place``, or ``B``."""
+        """Grant: ``G number wanted`` newly, ``H …`` if it has it already; else ``W left_ms place``, or ``B``."""
         ...
 
     @property
@@ -173,7 +173,7 @@ def take(size: int, asks: Asks, waits: bool, random: Callable[[], float]) -> Tal
         if token is None:
             token = yield from write_back(size, asks, max(numbers.values()))
         if token is not None:
-            wanted = any(reply[-2:] == b" 1" for reply in replies if type(reply) is bytes and reply[:1] == b"H")
+            wanted = any(replies[node][-2:] == b" 1" for node in numbers)
             return Standing(State.ADMITTED, token, wanted)
         replies = [None if node in numbers else reply for node, reply in enumerate(replies)]
     # unlock everywhere: also where a grant may still be on its way

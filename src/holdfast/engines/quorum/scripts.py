@@ -157,9 +157,10 @@ if held or is_kept(w, c, id) then
 end
 local number = number_of(shard) + 1
 raise(shard, number)
-store(h, {id, attempt, number, ttl, now, now + ttl, channel, owner, payload, 0})
 forget(w, c, id)
-return string.format('G %.0f', number)
+local wanted = call('ZCARD', w) > 0 and 1 or 0
+store(h, {id, attempt, number, ttl, now, now + ttl, channel, owner, payload, wanted})
+return string.format('G %.0f %d', number, wanted)
 """,
 )
 
