@@ -328,7 +328,7 @@ class Tracer:
     """
 
     OURS = str(Path(holdfast.__file__).parent)
-    LOOKS_UP = ("__exit__", "_leave", "release", "session", "pop_own")
+    LOOKS_UP = ("__exit__", "_leave", "release", "session", "pop_own", "belongings")
 
     def __init__(self, at: int) -> None:
         self.left = at

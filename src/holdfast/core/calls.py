@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from ..contract import Request
 from ..errors import HoldfastError, OutcomeUnknown, Unavailable
@@ -30,19 +31,14 @@ class Calls:
         self.world = world
         self.patience_s = patience_s
 
-    async def ask(self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None) -> T:
+    def ask(
+        self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None
+    ) -> Coroutine[Any, Any, T]:
         """Call, and call again while the engine does not answer, yet not beyond ``give_up_at`` once it has been tried.
 
         Raises `Unavailable`; what may have been done nevertheless is noted on ``asker``.
         """
-        try:
-            return await self.insist(request.op, lambda s: self.world.call(request, s), give_up_at, asker)
-        except HoldfastError:
-            raise
-        except BaseException:
-            if asker is not None:
-                asker.unknown = True
-            raise
+        return self.insist(request.op, partial(self.world.call, request), give_up_at, asker)
 
     async def insist(
         self,
@@ -55,12 +51,12 @@ class Calls:
 
         It has half of the time that is left, so that a connection that died in silence leaves some for another.
         """
-        started = self.world.now()
+        started = now = self.world.now()
         give_up_at = min(started + self.patience_s, give_up_at)
         attempt = 0
         while True:
             try:
-                return await once(max((give_up_at - self.world.now()) / 2, LEAST_TRY_S))
+                return await once(max((give_up_at - now) / 2, LEAST_TRY_S))
             except (OutcomeUnknown, Unavailable) as trouble:
                 if asker is not None and isinstance(trouble, OutcomeUnknown):
                     asker.unknown = True
@@ -69,5 +65,12 @@ class Calls:
                 if now >= give_up_at:
                     tried = f"tried {attempt} times in {now - started:.1f} s"
                     raise Unavailable(f"{self.engine_name} did not serve {op} ({tried}): {trouble}") from trouble
+            except HoldfastError:
+                raise
+            except BaseException:
+                if asker is not None:
+                    asker.unknown = True
+                raise
             pause_s = min(1.0, 0.01 * 2**attempt) * (0.5 + self.world.random() / 2)
             await self.world.sleep(min(pause_s, give_up_at - now))
+            now = self.world.now()

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
+
+now: Callable[[], float] = time.monotonic
 
 if hasattr(time, "CLOCK_BOOTTIME"):  # Linux
-    _CLOCK = time.CLOCK_BOOTTIME
-
-    def now() -> float:
-        return time.clock_gettime(_CLOCK)
-
-elif hasattr(time, "CLOCK_MONOTONIC"):  # macOS: CLOCK_MONOTONIC goes on in sleep there
-
-    def now() -> float:
-        return time.clock_gettime(time.CLOCK_MONOTONIC)
-
-else:
-    now = time.monotonic
+    now = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+elif hasattr(time, "CLOCK_MONOTONIC"):  # macOS: it goes on in sleep there
+    now = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
