@@ -20,6 +20,7 @@ VERBS = {
     "status": "Who holds, who waits, since when.",
     "evict": "Drop a claim.",
     "demo": "A minute's tour, with a worker killed and another paused.",
+    "bench": "What waiting costs, measured here.",
 }
 
 HELP = """\

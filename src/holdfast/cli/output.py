@@ -54,7 +54,9 @@ def show_table(table: Any) -> None:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,7 +127,7 @@ class Adaptive:
     """
 
     spin_s: float = 0.001
-    most_asks: int = 4
+    most_asks: int = 2
 
     def __post_init__(self) -> None:
         if not 0 < self.spin_s <= 1:
