@@ -18,6 +18,7 @@ from .core import lease as leases
 from .core import partitions as sharing
 from .core import recipe as recipes
 from .core.group import Member
+from .core.helping import Helper
 from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session, lost_message
@@ -25,6 +26,7 @@ from .engines import resolve
 from .errors import AcquireTimeout, LeaseLost, Misuse
 from .hooks import Hook
 from .model import NEVER_S, CellSnapshot, Change, Turnstile
+from .renewing import HANG_S, RenewerKind, helper_for
 from .sync import whoami
 from .worlds.tasks import Tasks
 
@@ -40,12 +42,19 @@ class Client:
     """
 
     def __init__(
-        self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
+        self,
+        engine: Engine,
+        *,
+        patience_s: float = 5.0,
+        hooks: Sequence[Hook] = (),
+        owner: str | None = None,
+        helper: Callable[[], Helper] | None = None,
     ):
         self._engine = engine
         self._patience_s = recipes.check_patience(patience_s)
         self._hooks = tuple(hooks)
         self._owner = owner
+        self._helper = helper
         self._live: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
         self._closed = False
         _clients.add(self)
@@ -68,6 +77,7 @@ class Client:
             if loop is not None and loop.is_closed():  # a session keeps its loop alive
                 self._live.pop(loop, None)
         session = self._live[asyncio.get_running_loop()] = self._new_session()
+        session.renewer.helper = self._helper and self._helper()
         _sessions.add(session)
         return session
 
@@ -524,14 +534,20 @@ def connect(
     patience_s: float = 5.0,
     hooks: Sequence[Hook] = (),
     owner: str | None = None,
+    renewer: RenewerKind = "here",
+    hang_s: float = HANG_S,
 ) -> Client:
     """A client on the engine that ``target`` names: a URL or a Redis client; HOLDFAST_URL, else the embedded default.
 
     Does no I/O. ``namespace`` keeps applications apart; ``scope="fleet"`` refuses an engine that one machine alone can
     see; ``patience_s`` is how long one call goes on trying to reach the engine; ``owner`` is shown to others who look
-    (host and process by default). Raises `Misuse`, `Unsupported`.
+    (host and process by default). ``renewer="process"`` keeps leases from a process of its own as well, through calls
+    that hold the GIL or block the loop, for a program that hangs no longer than ``hang_s``. Raises `Misuse`,
+    `Unsupported`.
     """
-    return Client(resolve(target, namespace, scope), patience_s=patience_s, hooks=hooks, owner=owner)
+    engine = resolve(target, namespace, scope)
+    helper = helper_for(renewer, target, namespace, engine, hang_s)
+    return Client(engine, patience_s=patience_s, hooks=hooks, owner=owner, helper=helper)
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -22,6 +22,7 @@ from .core import lease as leases
 from .core import partitions as sharing
 from .core import recipe as recipes
 from .core.group import Member
+from .core.helping import Helper
 from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session
@@ -29,6 +30,7 @@ from .engines import resolve
 from .errors import AcquireTimeout, LeaseLost, Misuse
 from .hooks import Hook
 from .model import NEVER_S, CellSnapshot, Change, Turnstile
+from .renewing import HANG_S, RenewerKind, helper_for
 from .worlds.threads import Threads, drive
 
 P = ParamSpec("P")
@@ -43,12 +45,19 @@ class Client:
     """
 
     def __init__(
-        self, engine: Engine, *, patience_s: float = 5.0, hooks: Sequence[Hook] = (), owner: str | None = None
+        self,
+        engine: Engine,
+        *,
+        patience_s: float = 5.0,
+        hooks: Sequence[Hook] = (),
+        owner: str | None = None,
+        helper: Callable[[], Helper] | None = None,
     ):
         self._engine = engine
         self._patience_s = recipes.check_patience(patience_s)
         self._hooks = tuple(hooks)
         self._owner = owner
+        self._helper = helper
         self._lock = threading.Lock()
         self._live: Session | None = None
         self._inherited: Session | None = None
@@ -71,6 +80,7 @@ class Client:
                 raise Misuse("this client was closed; connect() again")
             if self._live is None:
                 live = self._new_session()
+                live.renewer.helper = self._helper and self._helper()
                 if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
                     live.holdings = self._inherited.holdings
                 _sessions.add(live)
@@ -504,14 +514,20 @@ def connect(
     patience_s: float = 5.0,
     hooks: Sequence[Hook] = (),
     owner: str | None = None,
+    renewer: RenewerKind = "here",
+    hang_s: float = HANG_S,
 ) -> Client:
     """A client on the engine that ``target`` names: a URL or a Redis client; HOLDFAST_URL, else the embedded default.
 
     Does no I/O. ``namespace`` keeps applications apart; ``scope="fleet"`` refuses an engine that one machine alone can
     see; ``patience_s`` is how long one call goes on trying to reach the engine; ``owner`` is shown to others who look
-    (host and process by default). Raises `Misuse`, `Unsupported`.
+    (host and process by default). ``renewer="process"`` keeps leases from a process of its own as well, through calls
+    that hold the GIL or block the loop, for a program that hangs no longer than ``hang_s``. Raises `Misuse`,
+    `Unsupported`.
     """
-    return Client(resolve(target, namespace, scope), patience_s=patience_s, hooks=hooks, owner=owner)
+    engine = resolve(target, namespace, scope)
+    helper = helper_for(renewer, target, namespace, engine, hang_s)
+    return Client(engine, patience_s=patience_s, hooks=hooks, owner=owner, helper=helper)
 
 
 def whoami() -> str:

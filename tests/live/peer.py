@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,17 @@ class Orders:
     def keep_the_gil(self, seconds: float) -> None:
         """As a C extension does that works for so long and lets no other thread run."""
         ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+    def block_the_loop(self, seconds: float) -> None:
+        """As an async function does that calls what blocks."""
+
+        async def block() -> None:
+            time.sleep(seconds)  # noqa: ASYNC251
+
+        self.client._loop.run(block())
+
+    def close_client(self) -> None:
+        self.client.close()
 
     def signal_inside(self, number: int) -> None:
         """Be hit by a signal in the middle of a transaction on SQLite, which has written."""

@@ -124,21 +124,22 @@ class LeaseBase:
         tenure = self._tenure
         if tenure.ended:
             return "LOST" if tenure.ended == "lost" else "RELEASED"
-        if self._session.world.now() >= tenure.deadline:
+        if tenure.is_over(self._session.world.now()):
             return "LOST"
         return "UNSURE" if tenure.unsure else "HELD"
 
     @property
     def is_held(self) -> bool:
         """HELD or UNSURE."""
-        return not self._tenure.ended and self._session.world.now() < self._tenure.deadline
+        return not self._tenure.ended and not self._tenure.is_over(self._session.world.now())
 
     @property
     def remaining_s(self) -> float:
         """Seconds for which this lease is surely ours if no renewal succeeds any more; 0 once it is over."""
-        if self._tenure.ended:
+        now = self._session.world.now()
+        if self._tenure.ended or self._tenure.is_over(now):
             return 0.0
-        return max(0.0, self._tenure.deadline - self._session.world.now())
+        return self._tenure.deadline - now
 
     @property
     def wanted(self) -> bool:
@@ -197,14 +198,18 @@ async def detach(session: Session, tenure: Tenure) -> str:
         raise Unsupported(
             f"on {engine.engine} a lease of this client lives and ends with its session: it cannot change hands"
         )
-    if tenure.ended or session.world.now() >= tenure.deadline:
+    if tenure.ended or tenure.is_over(session.world.now()):
         raise LeaseLost(lost_message(tenure))
+    if session.renewer.helper is not None:
+        session.renewer.helper.drop(tenure)
     inbox = tenure.claim.inbox
     tenure.claim = tenure.claim._replace(inbox="")
     try:
         standing = await session.renew_one(tenure)
     except BaseException:
         tenure.claim = tenure.claim._replace(inbox=inbox)  # it stays ours: the next renewal tells the engine
+        if session.renewer.helper is not None:
+            session.renewer.helper.add(tenure)
         raise
     if standing.state is State.GONE:
         session.renewer.lose(tenure, "the engine no longer knew it")

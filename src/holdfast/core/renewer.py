@@ -17,11 +17,16 @@ from .. import model
 from ..contract import Engine
 from ..model import NEVER_S, Signal, Standing, State
 from ..world import World
+from .helping import Helper
 from .tenure import Tenure
 
 log = logging.getLogger("holdfast.renewer")
 
 GRAVES_AT_ONCE = 256
+
+RENEW_SHARE, JITTER = 1 / 3, 0.1
+"""How much of a lease is over when it is renewed. It differs from client to client, so that those of a fleet that began
+together do not go on together, and is one for all leases of a client, which share their rounds."""
 
 CLOSE_S = 1.0
 """How long closing goes on giving back; what is left then ends by its lease."""
@@ -37,6 +42,8 @@ class Renewer:
         self.engine = engine
         self.world = world
         self.patience_s = patience_s
+        self.helper: Helper | None = None
+        self.renew_share = RENEW_SHARE * (1 - JITTER + 2 * JITTER * world.random())
         self.tenures: dict[str, Tenure] = {}
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.closing = False
@@ -72,7 +79,9 @@ class Renewer:
         if standing.state is State.GONE:
             self.gone(tenure)
             return
-        tenure.acknowledge(sent, standing)
+        tenure.acknowledge(sent, standing, self.renew_share)
+        if self.helper is not None:
+            self.helper.update(tenure)
         if standing.state is State.ADMITTED:
             if tenure.admitted:
                 tenure.tell("renewed")
@@ -110,6 +119,8 @@ class Renewer:
 
     def end(self, tenure: Tenure, how: str, why: str = "") -> None:
         tenure.ended, tenure.why, tenure.handle = how, why, None
+        if self.helper is not None:
+            self.helper.drop(tenure)
         for mailbox in list(tenure.ends):
             mailbox.post(Signal(model.NUDGE))
         if tenure.life is not None:
@@ -177,8 +188,10 @@ class Renewer:
         """Once over all tenures: end what is over, renew what is due, give back what is unwanted."""
         self._wake_at = NEVER_S  # whoever comes in the meantime nudges
         now = self.world.now()
+        if self.helper is not None:
+            self.helper.beat()
         for tenure in list(self.tenures.values()):
-            if now >= tenure.deadline:
+            if tenure.is_over(now):
                 self.lose(tenure, "its time ran out before a renewal was acknowledged")
             elif now >= tenure.hold_until:
                 self.lose(tenure, f"held for longer than max_hold_s={tenure.max_hold_s}")
@@ -267,6 +280,15 @@ class Renewer:
             await self._give_back_due(self.world.now())
             if self.graves:
                 await self.world.sleep(0.01)
+        if self.helper is not None:
+            await self._dismiss(self.helper)
+
+    async def _dismiss(self, helper: Helper) -> None:
+        helper.dismiss()
+        patient_until = self.world.now() + CLOSE_S
+        until = patient_until + CLOSE_S
+        while not helper.has_ended(kill=(now := self.world.now()) >= patient_until) and now < until:
+            await self.world.sleep(0.002)
 
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing."""
@@ -275,3 +297,5 @@ class Renewer:
         self.tenures.clear()
         self.graves.clear()
         self.closing = True
+        if self.helper is not None:
+            self.helper.abandon()

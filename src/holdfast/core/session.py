@@ -126,7 +126,7 @@ class Session:
     def _keep(self, tenure: Tenure, sent: float, standing: Standing) -> None:
         self._refuse_closed()  # it may have been closed meanwhile, and gave this claim back
         self.tenures[tenure.claim.id] = tenure
-        tenure.acknowledge(sent, standing)
+        tenure.acknowledge(sent, standing, self.renewer.renew_share)
         self.renewer.expect(tenure)
         if tenure.life is not None and standing.state is State.WAITING:
             tenure.tell("waiting")
@@ -148,6 +148,8 @@ class Session:
             tenure.tell("held")
             if tenure.wanted:  # told before it was held
                 tenure.tell("wanted")
+        if tenure.renews and self.renewer.helper is not None:
+            self.renewer.helper.add(tenure)
         if self.tenures.get(tenure.claim.id) is not tenure and not tenure.ended:
             self.renewer.lost(tenure, "it was gone again before its holder knew that it had it")
 
@@ -174,7 +176,7 @@ class Session:
                 raise LeaseLost(lost_message(tenure))
             return
         now = self.world.now()
-        if now >= tenure.deadline:
+        if tenure.is_over(now):
             self.renewer.lost(tenure, "its time ran out")
             raise LeaseLost(lost_message(tenure))
         tenure.ended = "released"  # whatever the engine says, it is ours no more

@@ -29,6 +29,7 @@ class Tenure:
     __slots__ = (
         "__weakref__",
         "admitted",
+        "also",
         "claim",
         "deadline",
         "due",
@@ -69,6 +70,7 @@ class Tenure:
         self.why = ""
         self.first_sent: float | None = None
         self.deadline = NEVER_S  # nothing acknowledged yet: nothing to expire
+        self.also: Callable[[], float] | None = None  # the deadline by what a helper renewed, where there is one
         self.due = NEVER_S  # when to renew
         self.look_at = NEVER_S  # when a waiter should look who is ahead
         self.hold_until = NEVER_S
@@ -78,14 +80,14 @@ class Tenure:
         self.on_lost: list[Callable[[], object]] = []
         self.ends: list[Mailbox] = []  # who waits for its end
 
-    def acknowledge(self, sent: float, standing: Standing) -> None:
+    def acknowledge(self, sent: float, standing: Standing, renew_share: float = 1 / 3) -> None:
         """The engine confirmed this claim in answer to a request sent at ``sent``."""
         ttl_s = self.claim.ttl_s
         self.token = standing.token
         self.deadline = sent + trusted_s(ttl_s)
         self.unsure = False
         waiting = standing.state is State.WAITING
-        self.due = sent + ttl_s / 3 if self.renews or waiting else NEVER_S
+        self.due = sent + ttl_s * renew_share if self.renews or waiting else NEVER_S
         self.look_at = sent + max(standing.look_in_s, 0.004) + 0.001 if waiting else NEVER_S
 
     def hold(self, now: float) -> None:
@@ -101,6 +103,14 @@ class Tenure:
         """Let the hooks hear of a step, if there are any. The hot path looks at ``life`` itself first."""
         if self.life is not None:
             self.life.step(step, self.turnstile, self.claim, self.token, why)
+
+    def is_over(self, now: float) -> bool:
+        """Whether its time ran out, with what a helper renewed meanwhile."""
+        if now < self.deadline:
+            return False
+        if self.also is not None:
+            self.deadline = max(self.deadline, self.also())
+        return now >= self.deadline
 
     @property
     def wake_at(self) -> float:

@@ -26,16 +26,16 @@ KNOWN = (
 log = logging.getLogger("holdfast.engine")
 
 
+def named(target: Any) -> Any:
+    """``target``, else HOLDFAST_URL, else the embedded default."""
+    return target if target is not None else os.environ.get("HOLDFAST_URL") or "sqlite://"
+
+
 def resolve(target: Any, namespace: str, scope: Scope | None) -> Engine:
-    """The engine of ``target``, else of HOLDFAST_URL, else the embedded default, if it reaches as far as ``scope``."""
-    target = target if target is not None else os.environ.get("HOLDFAST_URL") or None
-    if target is None:
-        target = "sqlite://"
-        if scope in (None, "machine", "process"):
-            log.warning(
-                "no engine was named (connect(url) or HOLDFAST_URL): using the embedded one, for this machine only"
-            )
-    engine = engine_for(target, namespace)
+    """The engine that is `named`, if it reaches as far as ``scope``."""
+    if target is None and not os.environ.get("HOLDFAST_URL") and scope in (None, "machine", "process"):
+        log.warning("no engine was named (connect(url) or HOLDFAST_URL): using the embedded one, for this machine only")
+    engine = engine_for(named(target), namespace)
     reach = ("process", "machine", "fleet")
     if scope is not None and scope not in reach:
         raise Misuse(f"scope is one of {', '.join(reach)}, not {scope!r}")

@@ -49,6 +49,7 @@ class EtcdEngine:
             token_source="the revision that created the claim's key: the cluster's count of changes",
             min_ttl_s=MIN_TTL_S,
             max_value_bytes=MAX_VALUE_BYTES,
+            renewed_by_any=False,  # it hangs on its link's etcd lease
         )
 
     def blocking_link(self) -> BlockingLink:

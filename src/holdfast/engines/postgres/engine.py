@@ -70,7 +70,8 @@ class PostgresEngine:
     @property
     def capabilities(self) -> Capabilities:
         """``signals`` is false from when a pooler was found in the way and no ``listen_url`` leads past it."""
-        return replace(CAPABILITIES, signals=not self._target.polls, tied=self._target.ends_with_connection)
+        tied = self._target.ends_with_connection
+        return replace(CAPABILITIES, signals=not self._target.polls, tied=tied, renewed_by_any=not tied)
 
     def blocking_link(self) -> BlockingLink:
         from .links import PostgresLink

@@ -50,6 +50,7 @@ class ZooKeeperEngine:
             min_ttl_s=self._target.ttl_s,
             max_value_bytes=MAX_VALUE_BYTES,
             ttl_s=self._target.ttl_s,
+            renewed_by_any=False,
         )
 
     def blocking_link(self) -> BlockingLink:
