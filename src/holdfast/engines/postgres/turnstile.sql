@@ -134,6 +134,7 @@ BEGIN
 END $$;
 
 -- After someone went: admit whoever now fits, in the order of the tokens, and tell them; whether they are wanted at once.
+-- One by one: of a query for all, which stops early, the planner may sort the whole queue first.
 CREATE FUNCTION @schema@.settle(s @schema@.turnstile) RETURNS @schema@.turnstile LANGUAGE plpgsql AS $$
 DECLARE
   c record;
@@ -142,10 +143,10 @@ DECLARE
   inboxes text[] := '{}';
   ids bytea[] := '{}';
 BEGIN
-  FOR c IN
-    SELECT token, weight, id, inbox FROM @schema@.claim WHERE turnstile = s.id AND token > s.frontier ORDER BY token
   LOOP
-    EXIT WHEN s.load + c.weight > s.capacity;
+    SELECT token, weight, id, inbox INTO c FROM @schema@.claim
+      WHERE turnstile = s.id AND token > s.frontier ORDER BY token LIMIT 1;
+    EXIT WHEN NOT FOUND OR s.load + c.weight > s.capacity;
     s.load := s.load + c.weight;
     s.admitted := s.admitted + 1;
     s.waiting := s.waiting - 1;
