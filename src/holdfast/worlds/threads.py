@@ -10,13 +10,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..contract import BlockingLink, Deliver, Request
 from ..model import NEVER_S, Signal, Turnstile
 from . import clock
 
 T = TypeVar("T")
+
+LONGEST_S = 86400.0
+"""No sleep goes on for longer at once: what the system's calls take is bounded."""
 
 
 def drive(protocol: Coroutine[Any, Any, T]) -> T:
@@ -29,22 +32,81 @@ def drive(protocol: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{protocol!r} awaited something that is not of the blocking world")
 
 
+class Reading(Protocol):
+    """How a waiting thread reads its process's signals itself, which spares a wake-up: a link's ``reading``, if any."""
+
+    def begin(self, reader: object) -> bool:
+        """From now on ``reader`` reads; False where another does."""
+        ...
+
+    def end(self, reader: object) -> None:
+        """It does no longer, if it did."""
+        ...
+
+    def pass_on(self) -> bool:
+        """Deliver the next of what has come; False where nothing has."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until something comes, `interrupt` is called or the time is over; or less."""
+        ...
+
+    def interrupt(self) -> None:
+        """End the `wait` that goes on, or else the next one. From any thread, from a finalizer, without blocking."""
+        ...
+
+
 class ThreadMailbox:
     """A `SimpleQueue`: its put never blocks and may run inside a finalizer of the thread that holds it."""
 
-    __slots__ = ("_queue",)
+    __slots__ = ("_interrupt", "_queue")
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+        self._interrupt: Callable[[], None] | None = None  # where its owner sleeps elsewhere
 
     def post(self, signal: Signal) -> None:
         self._queue.put(signal)
+        interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt()
 
     def get(self, timeout_s: float | None) -> Signal | None:
         try:
             return self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return None
+
+    def read(self, reading: Reading, timeout_s: float | None) -> Signal | None:
+        """`get`, reading what comes for this process meanwhile, if nobody does yet."""
+        try:
+            try:
+                if not reading.begin(self):
+                    return self.get(timeout_s)
+                self._read(reading, NEVER_S if timeout_s is None else time.monotonic() + timeout_s)
+            finally:
+                self._interrupt = None
+                reading.end(self)
+        finally:  # an interrupt may have hit the lines above
+            self._interrupt = None
+            reading.end(self)
+        return self.get(0.0)
+
+    def _read(self, reading: Reading, until: float) -> None:
+        while self._queue.empty():
+            if reading.pass_on():
+                continue
+            self._interrupt = reading.interrupt
+            if self._queue.empty():  # whoever posts from here on interrupts
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    return
+                reading.wait(min(left_s, LONGEST_S))
+            self._interrupt = None
+
+
+class _Background(threading.Thread):
+    """A thread of ours. It never reads for others: it may be busy elsewhere when something comes."""
 
 
 class Threads:
@@ -54,6 +116,7 @@ class Threads:
         self.link = link
         self.inbox = link.inbox
         self.now = now
+        self._reading: Reading | None = getattr(link, "reading", None)
 
     random = staticmethod(random.random)
     actor = staticmethod(threading.current_thread)
@@ -69,9 +132,10 @@ class Threads:
         return self.link.call_many(requests, timeout_s)
 
     async def wait_signal(self, mailbox: ThreadMailbox, deadline: float) -> Signal | None:
-        if deadline == NEVER_S:
-            return mailbox.get(None)
-        return mailbox.get(max(0.0, min(deadline - self.now(), threading.TIMEOUT_MAX)))
+        timeout_s = None if deadline == NEVER_S else max(0.0, min(deadline - self.now(), threading.TIMEOUT_MAX))
+        if self._reading is None or type(threading.current_thread()) is _Background:
+            return mailbox.get(timeout_s)
+        return mailbox.read(self._reading, timeout_s)
 
     async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float) -> bool:
         return self.link.listen(deliver, look_again, timeout_s)
@@ -114,7 +178,7 @@ class Threads:
             raise interrupt
 
     def spawn(self, protocol: Coroutine[Any, Any, None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=drive, args=(protocol,), name=name, daemon=True)
+        thread = _Background(target=drive, args=(protocol,), name=name, daemon=True)
         thread.start()
         return thread
 

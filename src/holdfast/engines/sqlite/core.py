@@ -19,7 +19,7 @@ from ...errors import HoldfastError, Misuse, Unavailable
 from ...model import Signal, Turnstile
 from . import lifeline, signals
 from .file import file_mode, live_folder
-from .lifeline import Lifeline
+from .lifeline import Lifeline, Pulses
 from .listener import Listener
 from .signals import Post
 from .store import NOWHERE, Store
@@ -60,6 +60,7 @@ class Core:
         self._watched: set[str] = set()
         self._file = NOWHERE
         self._closed = False
+        self._is_alive = Pulses(self._folder).is_alive
         self.listener = Listener(Vigil(self._is_alive), lambda: self._closed)
 
     @property
@@ -114,9 +115,6 @@ class Core:
 
     def _desk(self, db: sqlite3.Connection) -> Desk:
         return Desk(db, self._prefix, self.inbox, self._clock(), self._tokens_us, self._is_alive)
-
-    def _is_alive(self, inbox: str) -> bool:
-        return lifeline.is_alive(self._folder, inbox)
 
     # -- after the commit
 

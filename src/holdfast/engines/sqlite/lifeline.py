@@ -38,6 +38,8 @@ else:
 SUFFIX = ".alive"
 SWEEP = 64
 """How many files one look for stale ones tries, of those that are there."""
+OPEN = 64
+"""How many files of others stay open."""
 
 
 class Lifeline:
@@ -83,16 +85,44 @@ class Lifeline:
             os.close(fd)
 
 
-def is_alive(folder: Path, inbox: str) -> bool:
-    """False only where that process surely ended: its file is there and nobody holds it."""
-    try:
-        fd = os.open(folder / (inbox + SUFFIX), os.O_RDONLY)
-    except OSError:  # removed by hand, or not ours to read: then leases alone decide
+class _Opened:
+    """Another's file, open for as long as anybody looks at it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str) -> None:
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class Pulses:
+    """Whether others of ``folder`` live: one system call each, since the files of the last ones looked at stay open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._opened: dict[str, _Opened] = {}
+
+    def is_alive(self, inbox: str) -> bool:
+        """False only where that process surely ended: its file is there and nobody holds it."""
+        opened = self._opened.get(inbox)
+        if opened is not None and not _try_lock(opened.fd, shared=True):
+            return True
+        self._opened.pop(inbox, None)  # surely ended, unless its file was made anew
+        try:
+            opened = _Opened(f"{self._folder}/{inbox}{SUFFIX}")
+        except OSError:  # removed by hand, or not ours to read: then leases alone decide
+            return True
+        if _try_lock(opened.fd, shared=True):
+            return False
+        if sys.platform != "win32":  # where an open file cannot be removed
+            if len(self._opened) >= OPEN:
+                self._opened.clear()
+            self._opened[inbox] = opened
         return True
-    try:
-        return not _try_lock(fd, shared=True)
-    finally:
-        os.close(fd)
 
 
 def stale(folder: Path) -> Iterator[str]:

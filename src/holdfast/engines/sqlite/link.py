@@ -37,6 +37,7 @@ class SqliteLink:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.inbox = core.inbox
+        self.reading = core.listener
         self.call = core.call
         self.call_many = core.call_many
 

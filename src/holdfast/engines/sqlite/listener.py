@@ -1,10 +1,18 @@
-"""How signals come in: from a thread of their own, or on an event loop. While somebody waits it keeps the vigil too."""
+"""How signals come in: on an event loop, or to a waiting thread that reads them itself, or to a thread of their own.
+
+A thread that reads for itself is awake with the signal; one that another wakes has to wait for two wake-ups. So the
+listener's own thread reads only while nobody else does. Meanwhile it keeps the vigil, and looks every tick whether it
+should: what comes for those who do not wait may lie for so long.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import math
+import queue
+import select
 import socket
 import threading
 import time
@@ -36,6 +44,11 @@ class Listener:
         self._look_again: Callable[[], None] | None = None
         self._binding = threading.Lock()
         self._asleep = False
+        self._in_a_row = 0  # datagrams read since none was there
+        self._reader: object = None  # who waits and reads; set and cleared by it, so an interrupt leaves no lock behind
+        self._reader_thread = 0
+        self._watched: socket.socket | None = None  # what it sleeps on
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._read_by_loop: socket.socket | None = None
         self._wake: Callable[[], None] = lambda: None
         self._start: Callable[[socket.socket], object] = lambda receiver: None
@@ -77,65 +90,108 @@ class Listener:
         if self._asleep:
             self._wake()
 
-    def take(self, receiver: socket.socket, data: bytes) -> None:
-        """Deliver one datagram and those behind it, without waiting."""
+    def take(self, receiver: socket.socket) -> bool:
+        """Deliver one datagram; False where none is there."""
         assert self._post is not None
-        count = 0
-        while data:
-            count += 1
+        try:
+            data = receiver.recv(DATAGRAM_BYTES)
+        except OSError:
+            data = b""
+        if data:
+            self._in_a_row += 1
             for signal in self._post.read(data):
                 self.receive(signal)
-            try:
-                receiver.setblocking(False)
-                data = receiver.recv(DATAGRAM_BYTES)
-            except OSError:
-                break
-        if count >= FULL and self._look_again is not None:
+            return True
+        full, self._in_a_row = self._in_a_row >= FULL, 0
+        if full and self._look_again is not None:
             self._look_again()
+        return False
+
+    def _take_all(self, receiver: socket.socket) -> None:
+        while self.take(receiver):
+            pass
 
     def _tick(self) -> None:
         for signal in self.vigil.tick():
             self.receive(signal)
 
-    # -- in a thread
+    # -- by a thread that waits (`worlds.threads.Reading`)
+
+    def begin(self, reader: object) -> bool:
+        """From now on ``reader`` reads; False where another does, or where a loop does."""
+        if self._post is None or self._read_by_loop is not None:
+            return False
+        thread = threading.get_ident()  # its own signal handler may wait in the middle of its waiting
+        if self._reader is not None and self._reader_thread != thread:
+            return False
+        self._reader, self._reader_thread = reader, thread
+        return True
+
+    def end(self, reader: object) -> None:
+        if self._reader is reader:
+            self._reader = None
+            if self._asleep or self.vigil.needed:  # others wait as well: the thread reads for them
+                self._bell.put(None)
+
+    def pass_on(self) -> bool:
+        assert self._post is not None
+        receiver = self._post.receiver
+        return receiver is not None and self.take(receiver)
+
+    def wait(self, timeout_s: float) -> None:
+        assert self._post is not None
+        self._watched = receiver = self._post.receiver
+        try:
+            if receiver is None or self._is_closed():
+                time.sleep(TICK_S)
+            elif receiver is self._post.receiver:  # else it may be closed already
+                _readable(receiver)(timeout_s)
+        finally:
+            self._watched = None
+
+    def interrupt(self) -> None:
+        assert self._post is not None
+        self._post.wake()
+
+    # -- in a thread of its own
 
     def run_in_thread(self, receiver: socket.socket) -> None:
-        assert self._post is not None
-        self._wake, self._start = self._post.wake, self.run_in_thread
+        self._wake, self._start = self._wake_thread, self.run_in_thread
         threading.Thread(target=self._run, args=(receiver,), name="holdfast-signals", daemon=True).start()
 
+    def _wake_thread(self) -> None:
+        self._bell.put(None)
+        self.interrupt()
+
     def _run(self, receiver: socket.socket) -> None:
+        readable = _readable(receiver)
         idle = 0
         next_tick = 0.0
         with receiver:  # closed by none but its reader: a descriptor must not go while it is waited on
-            while not self._is_closed():
+            while not self._is_closed() and self._reads(receiver):
                 idle = 0 if self.vigil.needed else idle + 1
                 self._asleep = idle > IDLE_TICKS
                 if self._asleep and (self.vigil.needed or self._is_closed()):
                     continue  # that came in between, and did not see us asleep
+                pause_s = None if self._asleep else TICK_S
                 try:
-                    data = self._wait(receiver)
-                    if not self._reads(receiver):
-                        break
-                    if data:
-                        self.take(receiver, data)
+                    if self._reader is not None:
+                        with contextlib.suppress(queue.Empty):
+                            self._bell.get(timeout=pause_s)
+                    elif readable(pause_s) and self._reader is None and self._reads(receiver):
+                        self._take_all(receiver)
                     if not self._asleep and (now := time.monotonic()) >= next_tick:
                         next_tick = now + TICK_S * 0.9
                         self._tick()
                 except Exception:
                     log.exception("a signal could not be delivered")
                     time.sleep(TICK_S)
+            while self._watched is receiver:
+                time.sleep(TICK_S)
 
     def _reads(self, receiver: socket.socket) -> bool:
         """Whether this is where signals come in now."""
         return self._post is not None and self._post.receiver is receiver
-
-    def _wait(self, receiver: socket.socket) -> bytes:
-        receiver.settimeout(None if self._asleep else TICK_S)
-        try:
-            return receiver.recv(DATAGRAM_BYTES)
-        except TimeoutError:
-            return b""
 
     # -- on a loop
 
@@ -165,11 +221,7 @@ class Listener:
             receiver.close()
 
     def _readable(self, receiver: socket.socket) -> None:
-        try:
-            data = receiver.recv(DATAGRAM_BYTES)
-        except OSError:
-            return
-        self.take(receiver, data)
+        self._take_all(receiver)
 
     def _start_ticking(self) -> None:
         if self._asleep:
@@ -182,6 +234,15 @@ class Listener:
         if self.vigil.needed and not self._is_closed():  # asked last: whoever comes from here on sees us asleep
             self._asleep = False
             asyncio.get_running_loop().call_later(TICK_S, self._tick_and_again)
+
+
+def _readable(receiver: socket.socket) -> Callable[[float | None], object]:
+    """Waits for so many seconds at most, and says whether something is there to be read."""
+    if not hasattr(select, "poll"):
+        return lambda timeout_s: select.select([receiver], [], [], timeout_s)[0]
+    poll = select.poll()
+    poll.register(receiver, select.POLLIN)
+    return lambda timeout_s: poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -22,6 +22,12 @@ AHEAD = 64
 
 Row = tuple[int, int]  # token, weight
 
+_STAND = """
+SELECT capacity, announces, load, frontier, wanted,
+    (SELECT ends FROM claim INDEXED BY claim_ends WHERE turnstile = ?1 ORDER BY ends LIMIT 1)
+FROM turnstile WHERE address = ?1
+"""
+
 
 class Stand(NamedTuple):
     """A turnstile that has claims. ``load``: the weight of the admitted."""
@@ -177,17 +183,17 @@ class Desk:
 
     def _sweep(self, address: str) -> Stand | None:
         """Drop what expired and admit whoever fits; None where nobody is left."""
-        row = self.db.execute(
-            "SELECT capacity, announces, load, frontier, wanted FROM turnstile WHERE address = ?", (address,)
-        ).fetchone()
+        row = self.db.execute(_STAND, (address,)).fetchone()
         if row is None:
             return None
-        stand = Stand(*row)
+        stand, first_ends = Stand(*row[:5]), row[5]
+        if first_ends is None or first_ends > self.now:
+            return stand
         expired: list[Row] = self.db.execute(
             "SELECT token, weight FROM claim INDEXED BY claim_ends WHERE turnstile = ? AND ends <= ? LIMIT ?",
             (address, self.now, SWEEP),
         ).fetchall()
-        return self._remove(address, stand, expired) if expired else stand
+        return self._remove(address, stand, expired)
 
     def _remove(self, address: str, stand: Stand, rows: Iterable[Row]) -> Stand | None:
         """Take these claims out, then admit by the rule and tell those who were admitted; None where nobody is left."""
