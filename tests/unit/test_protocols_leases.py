@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,6 +70,24 @@ def test_many_leases_are_renewed_in_one_call(world: World) -> None:
     rounds(world, 30)
     assert len(world.ops()) <= 6
     assert all(handle.state == "HELD" for _, handle in many)
+
+
+def test_clients_that_began_together_renew_apart_and_each_renews_its_leases_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    firsts: list[float] = []
+    for draw in (0.0, 0.25, 0.5, 0.75, 1.0):
+        monkeypatch.setattr(World, "random", lambda self, draw=draw: draw)
+        world = World()
+        for number in range(20):
+            held(world, Turnstile("lock", str(number), 1))
+        rounds(world, 31)
+        times = [sent.at - START_S for sent in world.calls]
+        firsts.append(times[0])
+        assert all(0.9 * 5.0 <= after - before <= 1.1 * 5.0 for before, after in itertools.pairwise([0.0, *times]))
+        assert len(times) == 31 // times[0], "all twenty in one call"
+        world.close()
+    assert firsts == [pytest.approx(at) for at in (4.5, 4.75, 5.0, 5.25, 5.5)]
 
 
 def test_one_failed_renewal_makes_a_lease_unsure_and_the_next_one_sure_again(world: World) -> None:
