@@ -143,8 +143,11 @@ class Desk:
             yield from self.extend([lease])
             if lease.id in self.leases:
                 return lease
-        lease = self._current[ttl_s] = yield from self.grant(length_for(ttl_s))
-        self.leases[lease.id] = lease
+        granted = yield from self.grant(length_for(ttl_s))
+        lease = self._current.get(ttl_s)
+        if lease is None or lease.end - now() < ttl_s:  # else one who asked at the same time was quicker
+            lease = self._current[ttl_s] = granted
+            self.leases[lease.id] = lease
         return lease
 
     def tomb_lease(self) -> Talk[Lease]:

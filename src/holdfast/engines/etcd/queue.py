@@ -10,9 +10,10 @@ value: etcd visits deleted keys, too, until its history is compacted, so keys ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -38,9 +39,9 @@ def space_of(namespace: str) -> bytes:
 
 
 class Home:
-    """The keys of one turnstile, and which slots we have had there."""
+    """The keys of one turnstile, and which slots we have and had there."""
 
-    __slots__ = ("_free", "base", "claims", "listing", "mark", "no_others", "turnstile")
+    __slots__ = ("_free", "_ours", "base", "claims", "listing", "mark", "no_others", "turnstile")
 
     def __init__(self, space: bytes, turnstile: Turnstile) -> None:
         self.turnstile = turnstile
@@ -53,6 +54,7 @@ class Home:
         self.listing = [get(self.claims, keys_only=True), get(Keys(self.mark))]
         """Operations that show the queue."""
         self._free: list[int] = []
+        self._ours: set[int] = set()
 
     def claim(self, slot: int, claim: Claim) -> bytes:
         announces = b"a" if self.turnstile.announces else b"-"
@@ -63,15 +65,26 @@ class Home:
     def tomb(self, claim_id: str) -> Keys:
         return Keys(b"%bx/%b" % (self.base, quoted(claim_id)))
 
-    def slot(self) -> int:
-        """One that we had before and left, else any: it may be taken."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return random.randrange(FIRST_SLOTS)
+    def slot(self, taken: Collection[int] = ()) -> int:
+        """One that we had before and left, else any that no claim of ours has, and none of those ``taken``.
 
-    def give_back(self, slot: int) -> None:
-        if len(self._free) < MANY_SLOTS:
+        Others may have it, or want it: it is one of more than are needed, so that not all choose the same.
+        """
+        while self._free:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                if (slot := self._free.pop()) not in taken:
+                    self._ours.add(slot)
+                    return slot
+        slots = 2 * (len(taken) + len(self._ours)) + FIRST_SLOTS
+        while (slot := random.randrange(slots)) in self._ours or slot in taken:
+            pass
+        self._ours.add(slot)
+        return slot
+
+    def give_back(self, slot: int, was_ours: bool = True) -> None:
+        """No claim of ours is there any more, or it was another's."""
+        self._ours.discard(slot)
+        if was_ours and len(self._free) < MANY_SLOTS:
             self._free.append(slot)
 
 
@@ -137,10 +150,9 @@ class Queue:
         """The claim with this id, in a full listing."""
         return next((node for node in self.nodes if node.said()["id"] == claim_id), None)
 
-    def free_slot(self) -> int:
-        """One of some that nobody has, so that those who look at once do not all take the same."""
-        taken = {node.slot for node in self.nodes}
-        return random.choice([slot for slot in range(2 * len(taken) + FIRST_SLOTS) if slot not in taken])
+    @property
+    def slots(self) -> set[int]:
+        return {node.slot for node in self.nodes}
 
     def fits(self, weight: int) -> bool:
         """Whether a new claim would be admitted at once."""

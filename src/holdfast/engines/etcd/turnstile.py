@@ -49,12 +49,12 @@ class Turnstiles:
         known, name = desk.place(turnstile, claim.id), (turnstile.address, claim.id)
         doubtful = name in desk.sent  # it may have been done before, or be done yet
         slot = known.slot if known else desk.sent.get(name, -1)
-        slot = home.slot() if slot < 0 else slot
+        taken: set[int] = set()
         seen = 0  # the revision at which nobody was there, or at which this claim would have fitted
         for _ in range(TRIES):
             sent = now()
             lease = yield from desk.lease(claim.ttl_s)
-            desk.sent[name] = slot
+            slot = desk.sent[name] = home.slot(taken) if slot < 0 else slot
             key = home.claim(slot, claim)
             (reply,) = yield [_enter(home, key, claim, lease, seen if nowait else None)]
             if desk.refused(reply, lease):
@@ -78,6 +78,7 @@ class Turnstiles:
                     return self._standing(adopted, node, queue)
                 continue
             del desk.sent[name]
+            home.give_back(slot, was_ours=node is None)
             if doubtful and not tomb.kvs:  # what was sent before may come yet: see to it that it is refused
                 yield from self._bury(home, claim.id, tried=False)
             if tomb.kvs:
@@ -89,7 +90,7 @@ class Turnstiles:
                 return Standing(State.BUSY)
             if doubtful:
                 return Standing(State.BURIED)
-            slot, seen = queue.free_slot(), queue.revision
+            slot, taken, seen = -1, queue.slots, queue.revision
         raise Unavailable(f"{turnstile.address} changed {TRIES} times while {claim.id} entered it")
 
     def _want(self, home: Home, queue: Queue, lease: Lease) -> Talk[None]:
@@ -172,7 +173,8 @@ class Turnstiles:
             (reply,) = yield [txn([compare, absent(tomb)], [*steps, put(tomb.key, b"%d" % stood, lease.id)])]
             if desk.refused(reply, lease) or not reply.succeeded:
                 continue
-            desk.sent.pop((home.turnstile.address, claim_id), None)
+            if (slot := desk.sent.pop((home.turnstile.address, claim_id), -1)) >= 0:
+                home.give_back(slot)
             return stood
         else:
             raise Unavailable(f"{home.turnstile.address} changed {TRIES} times while {claim_id} left it")
