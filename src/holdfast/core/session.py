@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from typing import TypeVar
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
 
 from .. import model
 from ..contract import Engine, Request
@@ -85,7 +86,8 @@ class Session:
         The tenure is kept from before the request is sent, so no signal can come too early for it. An id that was
         given up elsewhere (evicted) is replaced by a fresh one.
         """
-        self._refuse_closed()
+        if self.renewer.closing:
+            self._refuse()
         if self._listens_first and not self.listening:
             await self.listen(give_up_at)
         if tenure.first_sent is None:
@@ -93,7 +95,8 @@ class Session:
         sent = tenure.first_sent  # an answer to a resend may speak of the first try
         self.tenures[tenure.claim.id] = tenure
         try:
-            standing = await self.ask(self.engine.enter(tenure.turnstile, tenure.claim, nowait), give_up_at, tenure)
+            request = self.engine.enter(tenure.turnstile, tenure.claim, nowait)
+            standing = await self.calls.ask(request, give_up_at, tenure)
         except HoldfastError:  # not reached, or refused
             if not tenure.unknown and tenure.deadline == NEVER_S:
                 tenure.first_sent = None  # surely nothing was done, so there is nothing to undo
@@ -113,7 +116,8 @@ class Session:
 
     async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
         """Renew this claim now and see where it stands; GONE where the engine does not know it."""
-        self._refuse_closed()
+        if self.renewer.closing:
+            self._refuse()
         sent = self.world.now()
         (request,) = self.engine.renew([(tenure.turnstile, tenure.claim)])
         standing = (await self.ask(request, give_up_at))[tenure.claim.id]
@@ -124,7 +128,8 @@ class Session:
         return standing
 
     def _keep(self, tenure: Tenure, sent: float, standing: Standing) -> None:
-        self._refuse_closed()  # it may have been closed meanwhile, and gave this claim back
+        if self.renewer.closing:  # since this was sent, and what we have was given back
+            self._refuse()
         self.tenures[tenure.claim.id] = tenure
         tenure.acknowledge(sent, standing, self.renewer.renew_share)
         self.renewer.expect(tenure)
@@ -136,10 +141,9 @@ class Session:
         if self.forgotten:
             raise LeaseLost(self.forgotten)
 
-    def _refuse_closed(self) -> None:
+    def _refuse(self) -> NoReturn:
         self.refuse_fork()
-        if self.renewer.closing:
-            raise Misuse("this client was closed")
+        raise Misuse("this client was closed")
 
     def hold(self, tenure: Tenure) -> None:
         """Its owner has seen that it is admitted."""
@@ -227,10 +231,12 @@ class Session:
 
     # -- calls
 
-    async def ask(self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None) -> T:
+    def ask(
+        self, request: Request[T], give_up_at: float = NEVER_S, asker: Asker | None = None
+    ) -> Coroutine[Any, Any, T]:
         """`Calls.ask`, but not in a forked child."""
         self.refuse_fork()
-        return await self.calls.ask(request, give_up_at, asker)
+        return self.calls.ask(request, give_up_at, asker)
 
     async def listen(self, give_up_at: float = NEVER_S) -> bool:
         """Let signals flow; True if they did not before, and the caller must look again. Raises `Unavailable`."""
