@@ -7,12 +7,14 @@ import logging
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scripted import World
+from servers import eventually
 
 import holdfast
 from holdfast import Misuse, Unsupported, aio
@@ -213,6 +215,31 @@ def test_a_renewal_that_fails_is_tried_again_until_the_lease_is_over(helped: Hel
     helped.fails = False
     helped.pass_time(TTL_S)
     assert helped.stands(again)
+
+
+# -- the first renewer
+
+
+def test_a_client_has_one_renewer_however_many_threads_begin_at_once() -> None:
+    def count() -> int:
+        return sum(thread.name == "holdfast-renewer" for thread in threading.enumerate())
+
+    before = count()
+    with holdfast.connect("memory://renewers") as client, holdfast.connect("memory://renewers") as other:
+        together = threading.Barrier(30)
+
+        def take(number: int) -> None:
+            together.wait()
+            client.lock(str(number)).acquire(timeout_s=30)
+
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(lambda: count() == before + 1)
+        other.lock("others").acquire()
+        eventually(lambda: count() == before + 2)
 
 
 # -- what the program makes of it
