@@ -302,6 +302,17 @@ def test_the_default_engine_and_the_one_of_the_environment_can_be_helped(
             assert helper._settings["url"] == (url or "sqlite://")
 
 
+def test_a_lease_that_is_held_anew_stands_in_one_line_and_a_line_is_used_again(tmp_path: Any) -> None:
+    with holdfast.connect(f"sqlite:///{tmp_path}/x.db", renewer="process") as client:
+        for _ in range(3):
+            with client.lock("x") as lease:
+                client.session.hold(lease._tenure)
+                helper: Any = client.session.renewer.helper
+                assert len([line for line in range(10) if helper._table.read(line)]) == 1
+        assert helper._table.head().lines == 1
+        assert helper._table.read(0) is None
+
+
 def test_a_process_that_cannot_go_on_says_why(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "holdfast.renewer")
     with holdfast.connect(f"sqlite:///{tmp_path}/x.db", renewer="process") as client:

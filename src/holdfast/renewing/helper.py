@@ -52,6 +52,7 @@ class Process:
         with self._lock:
             if tenure.ended or self._dismissed or not self._is_up():
                 return
+            self.drop(tenure)  # where it is held anew
             table, line = self._table, self._free.pop() if self._free else self._used
             assert table is not None
             if line >= LINES:
