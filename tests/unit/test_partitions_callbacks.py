@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from faces import Face, go
 from ledger import Ledger, moving, owners_of, until
+from lives import ended
 from scripted import World, unavailable
 
 from holdfast import Misuse, aio, sync
@@ -294,6 +295,7 @@ class Alone:
         self.world._background.pop().close()
         drive(self.share._run())
         assert not self.world.engine.stands
+        ended(self.world.events)
         self.world.close()
 
     def _end(self) -> None:

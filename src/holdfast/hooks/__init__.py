@@ -55,4 +55,5 @@ def _load(module: str, extra: str) -> Any:
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("holdfast"):
             raise
-        raise Misuse(f"hooks.{extra}() needs the package {missing.name}: pip install 'holdfast[{extra}]'") from missing
+        package = str(missing.name).partition(".")[0]
+        raise Misuse(f"hooks.{extra}() needs the package {package}: pip install 'holdfast[{extra}]'") from missing

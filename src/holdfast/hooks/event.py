@@ -21,6 +21,9 @@ NOT_HELD = ("gave_up", "refused")
 
 KINDS = ("waiting", *NOT_HELD, "held", "renewed", "unsure", "wanted", *ENDS)
 
+ONCE = ("waiting", "held", "wanted")
+WHILE_HELD = ("renewed", "wanted")
+
 
 class Event(NamedTuple):
     """One step in a lease's life, which goes ``waiting? (held (renewed | unsure | wanted)* END | gave_up | refused)``.
@@ -74,7 +77,7 @@ class Life:
     Nobody waits for another's hooks: who finds them at work leaves the step to whoever is at it.
     """
 
-    __slots__ = ("_engine", "_held", "_hooks", "_id", "_now", "_over", "_since", "_steps", "_turn", "_waited")
+    __slots__ = ("_engine", "_hooks", "_id", "_now", "_over", "_since", "_steps", "_told", "_turn")
 
     def __init__(self, hooks: tuple[Hook, ...], engine: str, now: Callable[[], float]) -> None:
         self._id = next(_ids)
@@ -82,8 +85,7 @@ class Life:
         self._engine = engine
         self._now = now
         self._since = now()  # asked for, and later held
-        self._waited = False
-        self._held = False
+        self._told: set[str] = set()
         self._over = False
         self._steps: deque[tuple[str, Turnstile, Claim, int, str]] = deque()
         self._turn = threading.Lock()
@@ -102,7 +104,9 @@ class Life:
         if not kind:
             return
         now = self._now()
-        event = Event(kind, turnstile, claim, token, now - self._since, self._engine, self._waited, why, self._id)
+        event = Event(
+            kind, turnstile, claim, token, now - self._since, self._engine, "waiting" in self._told, why, self._id
+        )
         if kind == "held":
             self._since = now
         for hook in self._hooks:
@@ -113,17 +117,15 @@ class Life:
 
     def _advance(self, kind: str) -> str:
         """What this step is where this life stands; empty where it is none."""
+        held = "held" in self._told
         if self._over:
             return ""
         if kind in ENDS or kind in NOT_HELD:
             self._over = True
-            if self._held:
+            if held:
                 return kind if kind in ENDS else "released"
             return kind if kind in NOT_HELD else "gave_up"
-        if kind == "held":
-            told, self._held = self._held, True
-        elif kind == "waiting":
-            told, self._waited = self._waited or self._held, True
-        else:
-            told = kind != "unsure" and not self._held
-        return "" if told else kind
+        if (kind in ONCE and kind in self._told) or (held and kind == "waiting") or (not held and kind in WHILE_HELD):
+            return ""
+        self._told.add(kind)
+        return kind
