@@ -52,7 +52,11 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
+OFTEN = ("sqlite", "redis", "postgres")
+SELDOM = ("sentinel", "cluster", "pgbouncer", "quorum")
+
+
+@pytest.fixture(params=[*OFTEN, *(pytest.param(engine, marks=pytest.mark.slow) for engine in SELDOM)])
 def any_url(request: pytest.FixtureRequest) -> str:
     value = request.getfixturevalue(f"{request.param}_url")
     assert isinstance(value, str)
