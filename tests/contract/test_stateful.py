@@ -7,10 +7,11 @@ import os
 from typing import Any
 
 import pytest
-from engines import EXCLUSIVE, SHARED
+from engines import ASKING, EXCLUSIVE, SHARED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from servers import eventually
 
 from holdfast.core import turnstile as pure
 from holdfast.engines import engine_for
@@ -37,6 +38,11 @@ class Beside(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.pair = [Seat(engine_for(self.url, f"run{next(runs)}"), None), Seat(MemoryEngine(), None)]
+        # a cluster tells as one Redis does, and has many connections to open for it
+        self.tells = self.pair[0].engine.capabilities.engine not in ASKING and "cluster" not in self.url
+        if self.tells:
+            for seat in self.pair:
+                seat.listen()
         self.weights: dict[tuple[str, str], int] = {}
         self.versions: dict[str, list[int]] = {}
 
@@ -132,8 +138,23 @@ class Beside(RuleBasedStateMachine):
         assert [claim.token for claim in model.claims] == sorted({claim.token for claim in model.claims})
 
     def teardown(self) -> None:
-        for seat in getattr(self, "pair", []):
-            seat.close()
+        if not hasattr(self, "pair"):
+            return
+        try:
+            if self.tells:  # to each the same as on the model, as often and in the same order
+                model = said(self.pair[1])
+                eventually(lambda: said(self.pair[0]) == model, 10.0, f"the model was told {model}")
+        finally:
+            for seat in self.pair:
+                seat.close()
+
+
+def said(seat: Seat) -> dict[str, list[str]]:
+    """What each claim was told."""
+    heard: dict[str, list[str]] = {}
+    for signal in seat.signals:
+        heard.setdefault(signal.key, []).append(signal.kind)
+    return heard
 
 
 @pytest.mark.parametrize("engine", [engine for engine in SHARED if engine not in EXCLUSIVE])

@@ -8,7 +8,7 @@ import pytest
 from servers import eventually
 
 from holdfast.errors import Misuse
-from holdfast.model import ADMITTED, CHANGED, UNBOUNDED, WANTED, Standing, State, Turnstile
+from holdfast.model import ADMITTED, CHANGED, UNBOUNDED, WANTED, Signal, Standing, State, Turnstile
 
 from .conftest import Seat
 
@@ -113,13 +113,16 @@ def test_waiting_and_a_refused_nowait_raise_wanted_as_a_level(seats: Callable[..
         assert holder.renew(name, f"a{nowait}").wanted
 
 
-def test_a_holder_is_told_of_each_who_comes_later_without_asking_again(seats: Callable[..., Seat]) -> None:
+def test_a_holder_that_was_renewed_is_told_at_once_of_who_comes_later(seats: Callable[..., Seat]) -> None:
     holder, other = seats(), seats()
     holder.listen()
     for nowait in (True, False):
         holder.enter(MUTEX, f"a{nowait}")
         holder.renew(MUTEX, f"a{nowait}")
-        assert not holder.renew(MUTEX, f"a{nowait}").wanted
+        other.leave(MUTEX, "stranger")  # a change that concerns nobody
+        for _ in range(2):
+            assert [claim.id for claim in holder.look(MUTEX).claims] == [f"a{nowait}"]
+        assert Signal(WANTED, f"a{nowait}") not in holder.signals
         other.enter(MUTEX, f"b{nowait}", nowait=nowait)
         holder.hears(WANTED, f"a{nowait}")
         other.leave(MUTEX, f"b{nowait}")

@@ -24,7 +24,7 @@ from .desk import Desk, Place, now
 from .messages import Keys, under
 from .queue import Queue
 from .replies import Event, checked
-from .turnstile import listing, queue_of
+from .turnstile import around, queue_of
 from .watches import Told, Watch, Watches
 
 log = logging.getLogger("holdfast.etcd")
@@ -101,12 +101,13 @@ class Vigil:
 
     def hold(self, place: Place, queue: Queue) -> None:
         """This one is admitted: tell it when it is wanted, or evicted."""
-        if not place.wanted and not place.home.turnstile.announces and not place.watches:
+        if not place.wanted and not place.home.turnstile.announces and place.home.base not in place.watches:
             self._post(self._hold, place, queue)
 
     def _hold(self, place: Place, queue: Queue) -> None:
-        if place.watches or not self._desk.is_kept(place):
+        if place.home.base in place.watches or not self._desk.is_kept(place):
             return
+        self._let_go(place)  # it was admitted by a reply, before what it watched as a waiter said so
 
         def told(events: list[Event] | None) -> None:
             # another came, or ours went
@@ -158,8 +159,7 @@ class Vigil:
             self._look_anew.discard(place)
 
     async def _listed(self, place: Place) -> Queue:
-        token = 0 if place.home.base in place.watches else place.token
-        (reply,) = await self._calls.exchange([listing(place.home, token)], time.monotonic() + CALL_S)
+        (reply,) = await self._calls.exchange([around(place.home, place.token)], time.monotonic() + CALL_S)
         return queue_of(checked(reply).responses, place.home, reply)
 
     def _see(self, place: Place, queue: Queue) -> None:
@@ -172,12 +172,13 @@ class Vigil:
         elif not queue.is_admitted(node):
             self._wait(place, queue)
         else:
-            if place.home.base not in place.watches:
-                self._admitted(place)
             if queue.is_wanted(node) and not place.wanted:
                 place.wanted = True
-                self._let_go(place)
                 self.deliver(Signal(model.WANTED, place.id))
+            if place.home.base not in place.watches:
+                self._admitted(place)
+            elif place.wanted:
+                self._let_go(place)
 
     # -- announcing turnstiles
 

@@ -72,16 +72,19 @@ class Vigil:
         if place.name not in queue.names:
             self._gone(place)
         elif queue.is_admitted(place.name):
-            self._admit(place)
             if place.wanted or queue.is_wanted(place.name):
-                place.wanted = True
-                self._desk.tell(Signal(model.WANTED, place.claim_id))
+                self._want(place)
+            self._admit(place)
         else:
             self.keep_watch(place, queue)
 
     def _admit(self, place: Place) -> None:
         place.admitted = True
         self._desk.tell(Signal(model.ADMITTED, place.claim_id))
+
+    def _want(self, place: Place) -> None:
+        place.wanted = True
+        self._desk.tell(Signal(model.WANTED, place.claim_id))
 
     def _gone(self, place: Place) -> None:
         self._desk.drop(place)
@@ -111,7 +114,11 @@ class Vigil:
             self._desk.tell(Signal(model.CHANGED, address))
         held = [place for place in self._of(address) if place.admitted and not place.wanted and not place.is_member]
         if held:
-            self._desk.exchange([GetChildren(held[0].home, None)], functools.partial(self._held, held))
+            # whose claim lets nobody in beside it goes on listening; who shares looks again at its next renewal, or all
+            # who hold would list all at each change
+            alone = any(place.weight >= turnstile.capacity for place in held)
+            listing = GetChildren(held[0].home, self.watcher(turnstile) if alone else None)
+            self._desk.exchange([listing], functools.partial(self._held, held))
 
     def _held(self, held: list[Place], replies: list[Any]) -> None:
         queue = self._queue(replies[0])
@@ -123,8 +130,7 @@ class Vigil:
             if place.name not in queue.names:
                 self._gone(place)
             elif queue.is_wanted(place.name):
-                place.wanted = True
-                self._desk.tell(Signal(model.WANTED, place.claim_id))
+                self._want(place)
 
     def _of(self, address: str) -> list[Place]:
         with self._desk.lock:
