@@ -20,7 +20,7 @@ import holdfast
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
 
 SHELL_PROGRAM = shlex.join(PROGRAM)
-VERBS = ("run", "each", "status", "evict", "demo")
+VERBS = ("run", "each", "status", "evict", "demo", "bench")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,11 +25,12 @@ The first two are written by whoever holds the lock.
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Generator[None]:
-    """Ctrl-C waits until the end of this; a process that is started in it never hears of one."""
+    """Signals wait until the end of this; a process that is started in it never hears of them, but for SIGTERM."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # as it starts it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
@@ -38,8 +40,10 @@ def interrupts_held_back() -> Generator[None]:
 def work(number: int, pipe: Connection, board: Any, parent: int) -> None:
     """Answer each command. What fails is an answer too, and the last."""
     logging.getLogger("holdfast").setLevel(logging.ERROR)
-    pipe.send("here")
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        pipe.send("here")
         while True:
             (make,) = pipe.recv()
             lock: Contender = make()
