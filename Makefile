@@ -4,6 +4,7 @@ VENV        ?= .venv
 PYTHON      ?=
 ENGINE      ?=
 PYTEST_ARGS ?=
+BENCH_ARGS  ?=
 
 BIN  = $(VENV)/bin
 CODE = src bench tools tests
@@ -54,8 +55,8 @@ check: $(VENV)/.ready-check ## style, format and types: ruff, mypy, pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.ready-bench ## measure beside the peers; prints ratios
-	@$(BIN)/python -m bench
+bench: $(VENV)/.ready-bench ## locks beside their peers, 20 minutes; writes docs/measured-locks.md (ENGINE=redis BENCH_ARGS=--quick)
+	@$(BIN)/python -m bench $(if $(ENGINE),--engine '$(ENGINE)') $(BENCH_ARGS)
 
 bench-placement: $(VENV)/.ready-bench ## placement beside its peers, some minutes; writes docs/measured-placement.md
 	@$(BIN)/python -m bench.placement

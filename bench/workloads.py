@@ -1,0 +1,294 @@
+"""What is measured, on every engine alike: a free lock's pair, and one lock that many processes want.
+
+Rounds are interleaved: in each, all peers take their turns, so that a busy moment of the machine hits all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from holdfast.lab.figures import Contest
+from holdfast.lab.team import Team
+
+from .peers import NOT_HERE, Engine, Peer, engine
+from .peers.java import WARM_UP, JavaTeam
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    pair_rounds: int = 15
+    pairs: int = 100
+    """In a round."""
+    rounds: int = 3
+    """Of contests."""
+    seconds: float = 1.5
+    """Of one contest."""
+    counting_s: float = 0.4
+    """Of one in which commands are counted, where that disturbs."""
+    sizes: tuple[int, ...] = (8, 32)
+    """Processes."""
+    insides_s: tuple[float, ...] = (0.0, 0.001)
+
+
+SLICES = 10
+"""A round's pairs are taken in so many parts, all peers in turn."""
+
+QUICK = Effort(pair_rounds=5, pairs=30, rounds=1, seconds=0.5, counting_s=0.2, sizes=(32,))
+
+Say = Callable[[str], object]
+Urls = Mapping[str, str]
+"""The servers that run, by engine."""
+Figures = dict[str, list[float]]
+"""Of each figure by name, one number a round; the numbers of one round belong together."""
+
+
+def available(of: Engine, urls: Urls, leave_out: Say) -> list[Peer]:
+    """The peers that are here and do take and give back their lock. Says of the others why they are left out."""
+    found = []
+    for peer in of.peers:
+        try:
+            if peer.face == "java":
+                peer.make("")
+            else:
+                with peer.blocking(urls[peer.at or of.name]) as lock, lock:
+                    pass
+        except KeyError as error:
+            leave_out(f"{of.title}: without {peer.name}: no server for {error}")
+        except NOT_HERE as error:
+            leave_out(f"{of.title}: without {peer.name}: {error}")
+        else:
+            found.append(peer)
+    return found
+
+
+# -- a free lock
+
+
+def pairs(of: Engine, url: str, peers: list[Peer], effort: Effort) -> Figures:
+    """By peer: microseconds of acquire + release, each round's median."""
+    found: Figures = {peer.name: [] for peer in peers}
+    with contextlib.ExitStack() as stack:
+        timers = {peer.name: stack.enter_context(_timer(peer, url)) for peer in peers}
+        for _ in range(effort.pair_rounds):
+            times = defaultdict[str, list[float]](list)
+            for _ in range(SLICES):  # so that all meet the same moods of the scheduler
+                for name, timer in timers.items():
+                    times[name] += timer(effort.pairs // SLICES)
+            for name, some in times.items():
+                found[name].append(statistics.median(some) * 1e6)
+    return found
+
+
+@contextlib.contextmanager
+def _timer(peer: Peer, url: str) -> Iterator[Callable[[int], list[float]]]:
+    """Gives a function: the seconds of so many pairs."""
+    if peer.face == "java":
+        with JavaTeam(peer, url, 1) as team:
+            team.pair_times(WARM_UP)
+            yield team.pair_times
+    elif peer.face == "asyncio":
+        with _loop() as run:
+            made = peer.make(url)
+            lock = run(made.__aenter__())
+            run(_times_on_loop(lock, 20))
+            yield lambda count: run(_times_on_loop(lock, count))
+            run(made.__aexit__(None, None, None))
+    else:
+        with peer.make(url) as lock:
+            _times(lock, 20)
+            yield functools.partial(_times, lock)
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """An event loop in a thread of its own, where it goes on between rounds."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def _times(lock: Any, count: int) -> list[float]:
+    clock, times = time.perf_counter, []
+    for _ in range(count):
+        started = clock()
+        with lock:
+            pass
+        times.append(clock() - started)
+    return times
+
+
+async def _times_on_loop(lock: Any, count: int) -> list[float]:
+    clock, times = time.perf_counter, []
+    for _ in range(count):
+        started = clock()
+        async with lock:
+            pass
+        times.append(clock() - started)
+    return times
+
+
+def round_trips(url: str, peer: Peer, count: int = 20) -> float | None:
+    """Of one pair, as a relay on the way sees them; None where there is no one server."""
+    where = urlsplit(url)
+    if not where.hostname or "," in where.netloc:
+        return None
+    with contextlib.ExitStack() as stack:
+        relay = stack.enter_context(Relay(where.port or 0))
+        times = stack.enter_context(_timer(peer, url.replace(f":{where.port}", f":{relay.port}")))
+        before = relay.trips
+        times(count)
+        return (relay.trips - before) / count
+
+
+class Relay:
+    """Passes on to ``port`` of this machine, and counts how often a client speaks after the server did."""
+
+    def __init__(self, port: int) -> None:
+        self.trips = 0
+        self._target = port
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                spoke = [server]
+                for source, sink in ((client, server), (server, client)):
+                    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    threading.Thread(target=self._pass_on, args=(source, sink, client, spoke), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, client: socket.socket, spoke: list[Any]) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.trips += source is client and spoke[0] is not client
+                spoke[0] = source
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+# -- one lock that many want
+
+
+class Contender:
+    """A peer's lock in a process of `holdfast.lab`'s, by names that can be sent there."""
+
+    calls = 0
+
+    def __init__(self, engine_name: str, peer_name: str, url: str) -> None:
+        self._stack = contextlib.ExitStack()
+        self._lock = self._stack.enter_context(engine(engine_name).peer(peer_name).blocking(url))
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.__exit__(*exc)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+Contests = dict[tuple[int, float], dict[str, Figures]]
+"""By workload (processes, seconds inside) and peer."""
+
+
+def contests(of: Engine, urls: Urls, peers: list[Peer], effort: Effort, say: Say, leave_out: Say) -> Contests:
+    """Who fails on the way is left out of the rounds that follow."""
+    found: Contests = {
+        (size, inside_s): defaultdict(lambda: defaultdict(list))
+        for size in effort.sizes
+        for inside_s in effort.insides_s
+    }
+    if not peers:
+        return {}
+    with contextlib.ExitStack() as stack:
+        team = stack.enter_context(Team(max(effort.sizes)))
+        for number in range(effort.rounds):
+            for peer in list(peers):
+                home = engine(peer.at) if peer.at else of
+                url = urls[home.name]
+                say(f"{of.title}, contests, round {number + 1} of {effort.rounds}: {peer.name}")
+                try:
+                    for size, contest in _crews(of, peer, url, team, effort.sizes):
+                        for inside_s in effort.insides_s:
+                            taken = _measured(home, url, contest, effort, inside_s)
+                            for figure, value in taken.items():
+                                found[size, inside_s][peer.name][figure].append(value)
+                except Exception as error:  # theirs may be any
+                    leave_out(f"{of.title}: {peer.name} failed among {size} processes: {error!r}")
+                    peers = [other for other in peers if other is not peer]
+                    team.close()
+                    team = stack.enter_context(Team(max(effort.sizes)))
+    return found
+
+
+Measure = Callable[[float, float], Contest]
+"""A contest of so many seconds, so many of them inside."""
+
+
+def _crews(of: Engine, peer: Peer, url: str, team: Team, sizes: tuple[int, ...]) -> Iterator[tuple[int, Measure]]:
+    if peer.face == "java":
+        with JavaTeam(peer, url, max(sizes)) as java:
+            java.contest(max(sizes), 2.0, 0)  # compiled by now
+            for size in sizes:
+                yield size, functools.partial(java.contest, size)
+        return
+    for size in sizes:
+        with team.hired(size, functools.partial(Contender, of.name, peer.name, url)) as crew:
+            yield size, crew.contest
+
+
+def _measured(of: Engine, url: str, contest: Measure, effort: Effort, inside_s: float) -> dict[str, float]:
+    if of.counter is None or of.disturbs:
+        found = contest(effort.seconds, inside_s)
+        commands = counted = None
+    if of.counter is not None:
+        with of.counter(url) as end:
+            counted = contest(effort.counting_s if of.disturbs else effort.seconds, inside_s)
+            commands = end()
+        if not of.disturbs:
+            found = counted
+    turns = sum(map(len, found.waits))
+    figures = {
+        "hand-overs/s": found.handovers_per_s,
+        "p50 ms": found.wait_s(0.5) * 1e3,
+        "p99 ms": found.wait_s(0.99) * 1e3,
+        "max ms": found.wait_s(1.0) * 1e3,
+        "Jain": found.jain,
+        "CPU µs/acquisition": found.cpu_s / turns * 1e6,
+        "CPU µs/hand-over": found.cpu_per_handover_s * 1e6,
+        "acquisitions/s": (turns - len(found.waits)) / found.seconds,  # each had one more after the end,
+    }
+    if counted is not None and commands is not None:
+        figures["commands/acquisition"] = commands / sum(map(len, counted.waits))
+        figures["commands/hand-over"] = commands / max(1, counted.handovers)
+    return figures
