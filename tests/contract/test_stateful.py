@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from engines import ASKING, EXCLUSIVE, SHARED
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from servers import eventually
@@ -38,11 +38,6 @@ class Beside(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.pair = [Seat(engine_for(self.url, f"run{next(runs)}"), None), Seat(MemoryEngine(), None)]
-        # a cluster tells as one Redis does, and has many connections to open for it
-        self.tells = self.pair[0].engine.capabilities.engine not in ASKING and "cluster" not in self.url
-        if self.tells:
-            for seat in self.pair:
-                seat.listen()
         self.weights: dict[tuple[str, str], int] = {}
         self.versions: dict[str, list[int]] = {}
 
@@ -138,34 +133,65 @@ class Beside(RuleBasedStateMachine):
         assert [claim.token for claim in model.claims] == sorted({claim.token for claim in model.claims})
 
     def teardown(self) -> None:
-        if not hasattr(self, "pair"):
-            return
-        try:
-            if self.tells:  # to each the same as on the model, as often and in the same order
-                model = said(self.pair[1])
-                eventually(lambda: said(self.pair[0]) == model, 10.0, f"the model was told {model}")
-        finally:
-            for seat in self.pair:
-                seat.close()
+        for seat in getattr(self, "pair", []):
+            seat.close()
 
 
-def said(seat: Seat) -> dict[str, list[str]]:
-    """What each claim was told."""
-    heard: dict[str, list[str]] = {}
-    for signal in seat.signals:
-        heard.setdefault(signal.key, []).append(signal.kind)
-    return heard
+SETTINGS = settings(
+    max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "60")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
 
 
 @pytest.mark.parametrize("engine", [engine for engine in SHARED if engine not in EXCLUSIVE])
 def test_an_engine_answers_as_the_reference_does(engine: str, request: pytest.FixtureRequest) -> None:
     machine = type("Beside", (Beside,), {"url": request.getfixturevalue(f"{engine}_url")})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "60")),
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-        ),
-    )
+    run_state_machine_as_test(machine, settings=SETTINGS)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["enter", "enter", "nowait", "leave", "leave"]), st.integers(0, 3), WEIGHTS),
+    min_size=15,
+    max_size=40,
+)
+
+
+def said(seat: Seat, of: str = "") -> dict[str, list[str]]:
+    """What each claim was told, in this order."""
+    heard: dict[str, list[str]] = {}
+    for signal in list(seat.signals):
+        if signal.key.startswith(of):
+            heard.setdefault(signal.key, []).append(signal.kind)
+    return heard
+
+
+@pytest.mark.parametrize("engine", [engine for engine in SHARED if engine not in EXCLUSIVE + ASKING])
+def test_an_engine_tells_each_claim_what_the_reference_does(engine: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    ours, model = Seat(engine_for(url, f"run{next(runs)}"), None), Seat(MemoryEngine(), None)
+
+    @SETTINGS
+    @given(STEPS, st.integers(1, 3))
+    def tell(steps: list[tuple[str, int, int]], capacity: int) -> None:
+        run = f"{next(runs)}."
+        place = Turnstile("semaphore", run, capacity)
+        for step, (verb, which, weight) in enumerate(steps):
+            stand = model.look(place).claims
+            for seat in (model, ours):
+                if verb != "leave":
+                    seat.enter(place, seat.claim(f"{run}{step}", min(weight, capacity)), nowait=verb == "nowait")
+                elif stand:
+                    seat.leave(place, stand[which % len(stand)].id)
+        told = said(model, run)
+        eventually(lambda: said(ours, run) == told, 10.0, f"the model was told {told}")
+
+    try:
+        for seat in (ours, model):
+            seat.listen()
+        tell()
+        assert said(ours) == said(model)  # and nothing was told late
+    finally:
+        for seat in (ours, model):
+            seat.close()
