@@ -75,7 +75,9 @@ class Client:
         for reference in self._live.keyrefs():  # a list of its own: other threads with other loops add theirs
             loop = reference()
             if loop is not None and loop.is_closed():  # a session keeps its loop alive
-                self._live.pop(loop, None)
+                gone = self._live.pop(loop, None)
+                if gone is not None:
+                    gone.strand()
         session = self._live[asyncio.get_running_loop()] = self._new_session()
         session.renewer.helper = self._helper and self._helper()
         _sessions.add(session)

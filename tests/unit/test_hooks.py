@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lives import Observed, ended, lives, observed_run
 from scripted import LOCK, World
 
-from holdfast import AcquireTimeout, LeaseLost, Misuse, Poll, Unavailable, sync
+from holdfast import AcquireTimeout, LeaseLost, Misuse, Poll, Unavailable, aio, sync
 from holdfast.core import lease as leases
 from holdfast.core.recipe import QUEUE, Recipe
 from holdfast.engines.memory import MemoryEngine
@@ -253,6 +253,25 @@ def test_a_task_that_is_cancelled_while_it_waits_leaves_nothing() -> None:
 
     observed = observed_run(Face("aio"), scenario)
     assert ended(observed.events) == ["held renewed wanted handed_over", "waiting gave_up"]
+
+
+def test_what_an_event_loop_held_that_is_gone_is_told_as_lost_by_the_next() -> None:
+    observed = Observed()
+    hf = aio.Client(MemoryEngine(), hooks=observed.hooks)
+    kept: list[Any] = []
+
+    async def take(name: str) -> None:
+        kept.append(await hf.lock(name).acquire())
+
+    async def take_and_close() -> None:
+        await take("y")
+        await hf.aclose()
+
+    asyncio.run(take("x"))
+    assert lives(observed.events) == ["held"]
+    asyncio.run(take_and_close())
+    assert ended(observed.events) == ["held lost", "held released"]
+    observed.assert_nothing_is_left()
 
 
 def test_members_readers_permits_and_partitions_leave_nothing(face: Face) -> None:

@@ -307,6 +307,11 @@ class Session:
         """Release everything that is held or waits."""
         await self.renewer.close()
 
+    def strand(self) -> None:
+        """Its event loop was closed, and nobody keeps what it held: that ends with its lease. Let the hooks know."""
+        for tenure in list(self.tenures.values()):
+            tenure.tell("lost", "its event loop was closed")
+
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing, and say so to whoever looks."""
         self.renewer.forget(why)
