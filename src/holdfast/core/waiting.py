@@ -15,6 +15,10 @@ from .session import Session
 from .tenure import Tenure
 
 
+CROWD = 16
+"""A client with so many claims listens before it queues, so that not each of them looks again once signals flow."""
+
+
 class Strategy(Protocol):
     """A way to wait. ``take`` returns once ``tenure`` is admitted, or raises `AcquireTimeout` at ``deadline``."""
 
@@ -29,6 +33,8 @@ class Queue:
     """
 
     async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
+        if len(session.tenures) >= CROWD and not session.listening:
+            await session.listen(deadline)
         listened = session.listening
         standing = await session.enter(tenure, nowait=False, give_up_at=deadline)
         if standing.state is not State.ADMITTED and (await session.listen(deadline) or not listened):

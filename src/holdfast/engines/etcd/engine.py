@@ -11,6 +11,7 @@ from typing import Any
 
 from ...contract import AsyncLink, BlockingLink, Capabilities, Request
 from ...model import CellReply, CellSnapshot, Change, Claim, Fence, Snapshot, Standing, Turnstile
+from ..batches import by_turnstile
 from .cells import check_size
 from .look import list_standing, look
 from .messages import Ask, txn
@@ -19,7 +20,7 @@ from .replies import checked
 from .target import target_at
 
 RENEW_BATCH = 50
-"""Claims per transaction, with two ranges for each: a server takes 128 operations."""
+"""Queues per transaction, with two ranges for each: a server takes 128 operations."""
 
 MAX_PUT_BYTES = 1_500_000
 MAX_VALUE_BYTES = 700_000
@@ -78,8 +79,8 @@ class EtcdEngine:
         return _request("leave", lambda link: link.turnstiles.leave(turnstile, claim_id, bury))
 
     def renew(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Request[dict[str, Standing]]]:
-        for start in range(0, len(items), RENEW_BATCH):
-            yield self._renew(items[start : start + RENEW_BATCH])
+        for batch in by_turnstile(items, RENEW_BATCH):
+            yield self._renew(batch)
 
     def _renew(self, batch: Sequence[tuple[Turnstile, Claim]]) -> Request[dict[str, Standing]]:
         return _request("renew", lambda link: link.turnstiles.renew(batch))

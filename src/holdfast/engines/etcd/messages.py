@@ -83,8 +83,16 @@ def on_lease(keys: Keys, lease: int) -> bytes:
     return _compare(keys, _EQUAL, _LEASE, lease)
 
 
-def get(keys: Keys, *, limit: int = 0, revision: int = 0, keys_only: bool = False, made_by: int = 0) -> bytes:
-    """An operation: read. ``made_by``: only what stood at that revision."""
+def get(
+    keys: Keys,
+    *,
+    limit: int = 0,
+    revision: int = 0,
+    keys_only: bool = False,
+    newest: bool = False,
+    made_by: int = 0,
+) -> bytes:
+    """An operation: read. ``made_by``: only what stood at that revision; ``newest``: what was made last comes first."""
     parts = [data(1, keys.key)]
     if keys.end:
         parts.append(data(2, keys.end))
@@ -92,6 +100,8 @@ def get(keys: Keys, *, limit: int = 0, revision: int = 0, keys_only: bool = Fals
         parts.append(number(3, limit))
     if revision:
         parts.append(number(4, revision))
+    if newest:
+        parts.append(b"\x28\x02\x30\x02")
     if keys_only:
         parts.append(b"\x40\x01")
     if made_by:

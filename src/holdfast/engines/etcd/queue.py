@@ -26,6 +26,8 @@ from .messages import Keys, absent, after, get, under
 from .replies import Kv
 
 FIRST_SLOTS = 8
+FEW = 16
+"""Of a turnstile that admits no more, who comes in needs to see no more."""
 MANY_SLOTS = 1024
 
 
@@ -41,7 +43,7 @@ def space_of(namespace: str) -> bytes:
 class Home:
     """The keys of one turnstile, and which slots we have and had there."""
 
-    __slots__ = ("_free", "_ours", "base", "claims", "listing", "mark", "no_others", "turnstile")
+    __slots__ = ("_free", "_ours", "base", "claims", "last", "listing", "mark", "no_others", "turnstile")
 
     def __init__(self, space: bytes, turnstile: Turnstile) -> None:
         self.turnstile = turnstile
@@ -53,6 +55,10 @@ class Home:
         """Comparisons: nobody stands with another capacity."""
         self.listing = [get(self.claims, keys_only=True), get(Keys(self.mark))]
         """Operations that show the queue."""
+        self.last = self.listing[0]
+        """An operation that shows the youngest claim and who can keep it out: so many, where each weighs something."""
+        if turnstile.capacity <= FEW and not turnstile.announces:
+            self.last = get(self.claims, keys_only=True, newest=True, limit=turnstile.capacity + 1)
         self._free: list[int] = []
         self._ours: set[int] = set()
 
@@ -123,14 +129,16 @@ def _read(key: bytes, start: int) -> tuple[int, int, int, float, bool]:
 
 
 class Queue:
-    """The live claims in order, at one revision."""
+    """The live claims in order, at one revision. ``more``: before those that are known stand others."""
 
     __slots__ = ("_mark", "_places", "admitted", "nodes", "revision")
 
-    def __init__(self, kvs: Iterable[Kv], marks: Sequence[Kv], home: Home, revision: int) -> None:
+    def __init__(
+        self, kvs: Iterable[Kv], marks: Sequence[Kv], home: Home, revision: int, *, more: bool = False
+    ) -> None:
         self.nodes = sorted(node_of(kv, home) for kv in kvs)
         self._places = {node.key: place for place, node in enumerate(self.nodes)}
-        self.admitted = rule.admitted((node.weight for node in self.nodes), self.capacity)
+        self.admitted = 0 if more else rule.admitted((node.weight for node in self.nodes), self.capacity)
         self.revision = revision
         self._mark = int(marks[0].value) if marks else 0
 
@@ -170,8 +178,9 @@ class Queue:
 
     def blockers(self, node: Node) -> list[Node]:
         """The fewest of those just ahead that keep this one out: until one of them goes, it need not look."""
-        ahead = self.nodes[: self._places[node.key]][::-1]
-        return [ahead[one] for one in rule.blockers((one.weight for one in ahead), node.weight, self.capacity)]
+        place = self._places[node.key]
+        ahead = (self.nodes[one].weight for one in range(place - 1, -1, -1))
+        return [self.nodes[place - 1 - one] for one in rule.blockers(ahead, node.weight, self.capacity)]
 
     def look_in_s(self, node: Node) -> float:
         """When what stands before a waiter ends if it is dead: the admitted, or else the one just ahead."""

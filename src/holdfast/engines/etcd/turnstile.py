@@ -261,7 +261,7 @@ def _enter(home: Home, key: bytes, claim: Claim, lease: Lease, seen: int | None)
     )  # fmt: skip
     return txn(
         [absent(own), absent(tomb), *others],
-        [put(key, value, lease.id), home.listing[0]],
+        [put(key, value, lease.id), home.last],
         [*home.listing, get(tomb, keys_only=True), get(own)],
     )
 
@@ -284,5 +284,6 @@ def listing(home: Home, token: int = 0) -> Ask:
 
 
 def queue_of(responses: Sequence[Any], home: Home, reply: Done) -> Queue:
+    claims = responses[0]
     marks: Sequence[Kv] = responses[1].kvs if len(responses) > 1 else ()
-    return Queue(responses[0].kvs, marks, home, reply.revision)
+    return Queue(claims.kvs, marks, home, reply.revision, more=claims.more)

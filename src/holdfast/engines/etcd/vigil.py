@@ -24,7 +24,7 @@ from .desk import Desk, Place, now
 from .messages import Keys, under
 from .queue import Queue
 from .replies import Event, checked
-from .turnstile import around, queue_of
+from .turnstile import listing, queue_of
 from .watches import Told, Watch, Watches
 
 log = logging.getLogger("holdfast.etcd")
@@ -159,7 +159,8 @@ class Vigil:
             self._look_anew.discard(place)
 
     async def _listed(self, place: Place) -> Queue:
-        (reply,) = await self._calls.exchange([around(place.home, place.token)], time.monotonic() + CALL_S)
+        token = 0 if place.home.base in place.watches else place.token
+        (reply,) = await self._calls.exchange([listing(place.home, token)], time.monotonic() + CALL_S)
         return queue_of(checked(reply).responses, place.home, reply)
 
     def _see(self, place: Place, queue: Queue) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from ...contract import AsyncLink, BlockingLink, Capabilities, Request
 from ...errors import Misuse
 from ...model import CellReply, CellSnapshot, Change, Claim, Fence, Snapshot, Standing, Turnstile
+from ..batches import by_turnstile
 from .queue import node_name
 from .target import target_at, target_of
 
 RENEW_BATCH = 100
-"""Claims per round trip."""
+"""Queues per round trip."""
 
 MAX_VALUE_BYTES = 500_000
 MAX_PUT_BYTES = 1_040_000
@@ -79,8 +80,8 @@ class ZooKeeperEngine:
         return _request("leave", lambda link: link.turnstiles.leave(turnstile, claim_id, bury))
 
     def renew(self, items: Sequence[tuple[Turnstile, Claim]]) -> Iterable[Request[dict[str, Standing]]]:
-        for start in range(0, len(items), RENEW_BATCH):
-            yield self._renew(items[start : start + RENEW_BATCH])
+        for batch in by_turnstile(items, RENEW_BATCH):
+            yield self._renew(batch)
 
     def _renew(self, batch: Sequence[tuple[Turnstile, Claim]]) -> Request[dict[str, Standing]]:
         return _request("renew", lambda link: link.turnstiles.renew(batch))
