@@ -66,3 +66,29 @@ def test_greenlets_take_turns_while_their_leases_are_renewed(url: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert done.stderr == ""
+
+
+STARVED = """
+from gevent import monkey
+monkey.patch_all()
+
+import ctypes, sys
+import holdfast
+
+hf = holdfast.connect(sys.argv[1], renewer="process")
+lease = hf.lock("x", ttl_s=2.0).acquire()
+ctypes.PyDLL(None).usleep(4_000_000)
+assert lease.state == "HELD", lease.state
+lease.release()
+hf.close()
+print("done")
+"""
+
+
+def test_a_second_renewer_keeps_a_lease_while_no_greenlet_runs(url: str) -> None:
+    """Its process must not be forked as gevent forks those of `subprocess`: what runs after forks lets go of all."""
+    pytest.importorskip("gevent")
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", STARVED, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert done.stderr == ""

@@ -292,13 +292,13 @@ import os, sys, time
 import holdfast
 hf = holdfast.connect(sys.argv[1], renewer="process")
 lease = hf.lock("parents", ttl_s=2.0).acquire()
-helper = hf.session.renewer.helper._child._process.pid
+helper = hf.session.renewer.helper._child._pid
 reading, writing = os.pipe()
 child = os.fork()
 if child == 0:
     assert not lease.is_held
     own = hf.lock("childs", ttl_s=2.0).acquire()
-    os.write(writing, str(hf.session.renewer.helper._child._process.pid).encode())
+    os.write(writing, str(hf.session.renewer.helper._child._pid).encode())
     os.close(1)
     os.close(2)
     time.sleep(60)

@@ -319,7 +319,7 @@ def test_a_process_that_cannot_go_on_says_why(tmp_path: Any, caplog: pytest.LogC
         helper: Any = client.session.renewer.helper
         helper._settings["identity"] = "another"
         with client.lock("x", ttl_s=60.0):
-            helper._child._process.wait(30)
+            eventually(lambda: helper._child.code is not None)
             helper.beat()
     assert "and to another there" in caplog.text
 

@@ -1,7 +1,7 @@
 """The process: it renews what its program holds and has not renewed in time, for as long as the program beats.
 
-``python -m holdfast.renewing FD``, with the table at that descriptor and a socket to the program as standard input:
-first a line of settings, then a byte whenever there is something to see, and its end is the end of the program.
+``python -m holdfast.renewing``, with the table as descriptor 3 and a socket to the program as standard input: first a
+line of settings, then a byte whenever there is something to see, and its end is the end of the program.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from ..core.tenure import trusted_s
 from ..engines import engine_for
 from ..model import State
 from ..worlds import clock
-from .table import Kept, Table
+from .table import TABLE_FD, Kept, Table
 
 AT = 1 / 2
 """Renewed when so much of what its holder trusts is over: later than the program's own renewer, which is the first."""
+
+MANY_FDS = 1 << 16
 
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.002, 5.0
 MOST_CALL_S = 5.0
@@ -105,7 +107,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to a group, they are the program's to answer
         signal.signal(number, signal.SIG_IGN)
     settings: dict[str, Any] = json.loads(sys.stdin.buffer.readline() or b"{}")
-    table = Table(int(sys.argv[1]))
+    os.closerange(TABLE_FD + 1, MANY_FDS)  # what libraries of the program let us inherit
+    table = Table(TABLE_FD)
     table.close()
     try:
         engine = engine_for(settings["url"], settings["namespace"])

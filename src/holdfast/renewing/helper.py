@@ -8,8 +8,8 @@ import itertools
 import json
 import logging
 import os
+import signal
 import socket
-import subprocess
 import sys
 import threading
 import weakref
@@ -17,7 +17,7 @@ from collections import deque
 
 from ..core.tenure import Tenure
 from ..worlds import clock
-from .table import LINES, Head, Kept, Table
+from .table import LINES, TABLE_FD, Head, Kept, Table
 
 log = logging.getLogger("holdfast.renewer")
 
@@ -146,33 +146,46 @@ class Process:
 
 
 class _Child:
-    """The process itself."""
+    """The process itself. Spawned, since what runs after a fork would let go of what it is given."""
 
     def __init__(self, table: Table, settings: dict[str, object]) -> None:
+        self._code: int | None = None
         ours, theirs = socket.socketpair()
         with theirs:
             self._socket = ours
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "holdfast.renewing", str(table.fd)],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[table.fd],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-                    process_group=0,  # what a terminal sends is for the program
+                self._pid = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "holdfast.renewing"],
+                    {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, 1, 2),
+                        (os.POSIX_SPAWN_DUP2, table.fd, TABLE_FD),
+                    ],
+                    setpgroup=0,  # what a terminal sends is for the program
                 )
                 ours.sendall(json.dumps(settings).encode() + b"\n")
             except BaseException:
                 ours.close()
                 raise
-        self._finalizer = weakref.finalize(self, _end, self._process, ours)
+        self._finalizer = weakref.finalize(self, _end, self._pid, ours)
         self._finalizer.atexit = False  # then the socket ends, and that is enough
 
     @property
     def code(self) -> int | None:
         """How it ended; None while it runs."""
-        return self._process.poll()
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:  # whoever waits for all children was told
+                pid, status = self._pid, 0
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+                self._finalizer.detach()
+                self._socket.close()
+        return self._code
 
     def ring(self) -> None:
         with contextlib.suppress(OSError):
@@ -182,20 +195,21 @@ class _Child:
         self._socket.close()
 
     def kill(self) -> None:
-        self._process.kill()
+        if self.code is None:
+            os.kill(self._pid, signal.SIGKILL)
 
     def abandon(self) -> None:
         """In a forked child, whose process it is not."""
         self._finalizer.detach()
         self._socket.close()
-        self._process.returncode = 0
 
 
-def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+def _end(pid: int, ours: socket.socket) -> None:
     """Of a client that was thrown away."""
     ours.close()
-    process.kill()
-    process.wait()
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _kept(number: int, tenure: Tenure) -> Kept:

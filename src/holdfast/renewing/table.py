@@ -8,6 +8,7 @@ reads in one step when it can.
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import mmap
 import os
@@ -24,6 +25,9 @@ LINES = 1 << 15
 LINE_BYTES = 1024
 TEXT_BYTES = 960
 """Of a line, for the program's text; the helper's answer is in the rest."""
+
+TABLE_FD = 3
+"""The helper's descriptor of it; the program's is another, and none of those that a spawned process gets anew."""
 
 TRIES = 3
 
@@ -65,7 +69,9 @@ class Table:
             with tempfile.TemporaryFile() as file:  # it has no name
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, (1 + LINES) * LINE_BYTES)
-        return cls(fd)
+        table = cls(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, TABLE_FD + 1))
+        os.close(fd)
+        return table
 
     def close(self) -> None:
         """Let go of the descriptor; the memory goes with this object."""
