@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -16,7 +17,7 @@ from peer import Peer
 from servers import RedisServer, eventually
 
 import holdfast
-from holdfast import LeaseLost
+from holdfast import LeaseLost, aio
 
 pytestmark = [
     pytest.mark.live,
@@ -228,6 +229,28 @@ def test_closing_and_leaving_end_the_process(any_url: str, start: Start) -> None
     with holdfast.connect(any_url) as other:
         for number in range(2):
             other.lock(f"x{number}").acquire(timeout_s=20).release()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that nobody closes any more
+def test_what_an_event_loop_held_that_was_closed_is_kept_by_nobody_once_the_next_one_begins(redis_url: str) -> None:
+    client = aio.connect(redis_url, renewer="process")
+    leases: list[Any] = []  # a reference to what is not ours any more
+
+    async def take(name: str) -> None:
+        leases.append(await client.lock(name, ttl_s=TTL_S).acquire())
+
+    async def close() -> None:
+        await client.lock("y").acquire()
+        await client.aclose()
+
+    asyncio.run(take("x"))
+    first = helper_of(os.getpid())
+    asyncio.run(close())
+    eventually(lambda: is_gone(first))
+    with holdfast.connect(redis_url) as other:
+        other.lock("x").acquire(timeout_s=20).release()
+        other.lock("y").acquire(timeout_s=20).release()
+    assert not helpers_of(os.getpid())
 
 
 def test_nothing_is_started_before_a_lease_is_held_or_for_one_that_is_not_renewed(redis_url: str) -> None:

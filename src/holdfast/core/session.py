@@ -311,6 +311,8 @@ class Session:
         """Its event loop was closed, and nobody keeps what it held: that ends with its lease. Let the hooks know."""
         for tenure in list(self.tenures.values()):
             tenure.tell("lost", "its event loop was closed")
+        if self.renewer.helper is not None:
+            self.renewer.helper.dismiss()
 
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing, and say so to whoever looks."""
