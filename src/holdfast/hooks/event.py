@@ -43,8 +43,8 @@ class Event(NamedTuple):
     detached     END here: let go, to be attached elsewhere
 
     Whatever happens, a life that began ends, once, and nothing of it is told after; only a process that dies, or the
-    child of a fork, tells no more. Where a process keeps a lease and takes it again, each taking has a life of its own,
-    all under one claim and token.
+    child of a fork, tells no more. Where a process keeps a lease and takes it again (sticky), each taking is a life of
+    its own: those that hold it have one claim and token, one that waits for others of its process has none yet.
     """
 
     kind: str
