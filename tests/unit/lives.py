@@ -73,10 +73,15 @@ class Observed:
         return [span for span in self.spans.get_finished_spans() if span.name == name]
 
     def points(self, name: str) -> list[Any]:
+        return [point for one in self._collected() if one.name == name for point in one.data.data_points]
+
+    def metrics(self) -> set[str]:
+        return {one.name for one in self._collected()}
+
+    def _collected(self) -> list[Any]:
         data = self.reader.get_metrics_data()
         assert data is not None
-        metrics = [one for found in data.resource_metrics for scope in found.scope_metrics for one in scope.metrics]
-        return [point for one in metrics if one.name == name for point in one.data.data_points]
+        return [one for found in data.resource_metrics for scope in found.scope_metrics for one in scope.metrics]
 
     def assert_nothing_is_left(self) -> None:
         """Every life ended, and all three say the same of it."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from holdfast import AcquireTimeout, Misuse, hooks, sync
 from holdfast.core import lease as leases
 from holdfast.core.recipe import QUEUE, Recipe
 from holdfast.engines.memory import MemoryEngine
+from holdfast.hooks import KINDS
 from holdfast.model import Claim
 from holdfast.worlds.threads import drive
 
@@ -118,6 +122,29 @@ def test_a_registry_takes_one_hook_which_all_clients_share() -> None:
     assert registry.get_sample_value("holdfast_lease_events_total", labels) == 2
 
 
+def test_processes_that_share_a_page_are_summed_while_they_live(tmp_path: Path) -> None:
+    code = """
+import subprocess, sys
+from prometheus_client import CollectorRegistry, multiprocess
+import holdfast
+from holdfast import hooks
+with holdfast.connect("memory://", hooks=[hooks.prometheus()]) as hf, hf.lock("x"):
+    if sys.argv[1:]:
+        subprocess.run([sys.executable, sys.argv[0]], check=True)
+        page = CollectorRegistry()
+        multiprocess.MultiProcessCollector(page)
+        labels = {"engine": "memory", "kind": "lock"}
+        print(page.get_sample_value("holdfast_leases_held", labels))
+        print(page.get_sample_value("holdfast_lease_events_total", {**labels, "event": "held"}))
+"""
+    script = tmp_path / "page.py"
+    script.write_text(code)
+    (tmp_path / "figures").mkdir()
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "figures")}
+    run = subprocess.run([sys.executable, str(script), "first"], capture_output=True, text=True, check=False, env=env)
+    assert run.stdout.split() == ["1.0", "2.0"], run.stderr
+
+
 # -- OpenTelemetry
 
 
@@ -212,6 +239,23 @@ def test_a_log_handler_finds_the_event_itself(caplog: pytest.LogCaptureFixture) 
     told = [getattr(record, "event", None) for record in caplog.records]
     assert ended([event for event in told if event]) == ["held released"]
     assert caplog.records[0].message.startswith("lock:x held token=")
+
+
+# -- the page
+
+
+def test_the_page_names_every_kind_of_event_and_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observing.md").read_text()
+    observed = Observed()
+    with sync.Client(MemoryEngine(), hooks=observed.hooks) as hf, hf.lock("x"):
+        pass
+    named = set(re.findall(r"^\| `([\w.]+)", page, re.MULTILINE))
+    samples = {sample.name for metric in observed.registry.collect() for sample in metric.samples}
+    assert set(KINDS) <= named
+    assert {re.sub("_(bucket|sum|count|created)$", "", name) for name in samples} <= named | {"holdfast_lease_events"}
+    assert observed.metrics() <= named
+    for name in re.findall(r"holdfast_\w+", page[page.index("```promql") :]):
+        assert name in samples
 
 
 # -- what is not installed
