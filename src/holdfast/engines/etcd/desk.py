@@ -62,7 +62,10 @@ class Lease:
 class Place:
     """One claim of ours."""
 
-    __slots__ = ("end", "home", "id", "key", "lease", "leaving", "slot", "token", "wanted", "watches")
+    __slots__ = (
+        "admitted", "end", "home", "id", "key", "lease", "leaving", "left", "queued", "slot", "token", "wanted",
+        "watches",
+    )  # fmt: skip
 
     def __init__(self, home: Home, id: str, node: Node, lease: Lease) -> None:
         self.home = home
@@ -73,7 +76,10 @@ class Place:
         self.lease = lease
         self.end = 0.0
         self.leaving = False  # a request to delete it was sent
+        self.queued = False  # it had to wait, so others may be behind it
+        self.admitted = False
         self.wanted = False
+        self.left = 0  # the token of the one just ahead, which has gone, if its room is enough for this one
         self.watches: dict[bytes, Any] = {}  # what is watched for it, by key
 
     def renewed(self, at: float) -> None:

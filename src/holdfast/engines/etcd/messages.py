@@ -79,6 +79,11 @@ def changed_at(keys: Keys, revision: int) -> bytes:
     return _compare(keys, _EQUAL, _MOD, revision)
 
 
+def holds(keys: Keys, value: bytes) -> bytes:
+    """A comparison: that is its value."""
+    return b"\x08%c\x10\x03%b%b" % (_EQUAL, data(3, keys.key), data(7, value))
+
+
 def on_lease(keys: Keys, lease: int) -> bytes:
     return _compare(keys, _EQUAL, _LEASE, lease)
 

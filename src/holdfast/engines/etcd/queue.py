@@ -3,6 +3,7 @@
     HOME c/CAPACITY/SLOT!WEIGHT!TTL_S!A!1   a claim; A is 'a' where the turnstile announces its changes, else '-'
     HOME x/ID                               a tombstone: the claim was given up ('1': it had stood), whatever comes
     HOME w                                  the admitted up to this revision are wanted by one who did not queue
+    HOME l                                  the last who left after it had waited and was admitted, by its token
 
 The 1 is the layout. A claim's token, and its place in the queue, is the revision that created its key. Its id is in the
 value: etcd visits deleted keys, too, until its history is compacted, so keys have to be used again and again.
@@ -11,6 +12,7 @@ value: etcd visits deleted keys, too, until its history is compacted, so keys ha
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 from collections.abc import Collection, Iterable, Sequence
@@ -43,13 +45,14 @@ def space_of(namespace: str) -> bytes:
 class Home:
     """The keys of one turnstile, and which slots we have and had there."""
 
-    __slots__ = ("_free", "_ours", "base", "claims", "last", "listing", "mark", "no_others", "turnstile")
+    __slots__ = ("_free", "_ours", "base", "claims", "last", "left", "listing", "mark", "no_others", "turnstile")
 
     def __init__(self, space: bytes, turnstile: Turnstile) -> None:
         self.turnstile = turnstile
         self.base = b"%bt/%b/" % (space, quoted(turnstile.address))
         self.claims = under(self.base + b"c/")
         self.mark = self.base + b"w"
+        self.left = Keys(self.base + b"l")
         alike = b"%b%d/" % (self.claims.key, turnstile.capacity)
         self.no_others = [absent(Keys(self.claims.key, alike)), absent(Keys(after(alike), self.claims.end))]
         """Comparisons: nobody stands with another capacity."""
@@ -131,7 +134,7 @@ def _read(key: bytes, start: int) -> tuple[int, int, int, float, bool]:
 class Queue:
     """The live claims in order, at one revision. ``more``: before those that are known stand others."""
 
-    __slots__ = ("_mark", "_places", "admitted", "nodes", "revision")
+    __slots__ = ("_mark", "_more", "_places", "admitted", "nodes", "revision")
 
     def __init__(
         self, kvs: Iterable[Kv], marks: Sequence[Kv], home: Home, revision: int, *, more: bool = False
@@ -140,6 +143,7 @@ class Queue:
         self._places = {node.key: place for place, node in enumerate(self.nodes)}
         self.admitted = 0 if more else rule.admitted((node.weight for node in self.nodes), self.capacity)
         self.revision = revision
+        self._more = more
         self._mark = int(marks[0].value) if marks else 0
 
     @property
@@ -181,6 +185,20 @@ class Queue:
         place = self._places[node.key]
         ahead = (self.nodes[one].weight for one in range(place - 1, -1, -1))
         return [self.nodes[place - 1 - one] for one in rule.blockers(ahead, node.weight, self.capacity)]
+
+    def inherits(self, node: Node, blocker: Node) -> bool:
+        """Whether this one is admitted as soon as that one ahead is gone, however it went."""
+        load = node.weight - blocker.weight
+        for ahead in itertools.islice(self.nodes, self._places[node.key]):
+            load += ahead.weight
+            if load > self.capacity:
+                return False
+        return not self._more
+
+    def bequeather(self, node: Node) -> Node | None:
+        """The one just ahead, if its room is enough for this one: once that was admitted and leaves, this one is."""
+        place = self._places[node.key]
+        return self.nodes[place - 1] if place and node.weight <= self.nodes[place - 1].weight else None
 
     def look_in_s(self, node: Node) -> float:
         """When what stands before a waiter ends if it is dead: the admitted, or else the one just ahead."""

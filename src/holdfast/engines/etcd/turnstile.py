@@ -18,7 +18,7 @@ from ...core import turnstile as rule
 from ...errors import Unavailable
 from ...model import Claim, Standing, State, Turnstile
 from .desk import TRIES, Desk, Lease, Place, Talk, now
-from .messages import Ask, Keys, absent, delete, get, made_at, made_before, move, put, txn
+from .messages import Ask, Keys, absent, delete, get, holds, made_at, made_before, move, put, txn
 from .queue import Home, Node, Queue
 from .replies import Done, Kv, checked
 
@@ -127,9 +127,11 @@ class Turnstiles:
     def _standing(self, place: Place, node: Node, queue: Queue, long: bool = False) -> Standing:
         """``long``: it has been held for some time, so that it is worth a watch to learn that it is wanted."""
         if not queue.is_admitted(node):
+            place.queued = True
             if self.vigil is not None:
                 self.vigil.wait(place, queue)
             return Standing(State.WAITING, place.token, look_in_s=queue.look_in_s(node))
+        place.admitted = True
         place.wanted = place.wanted or queue.is_wanted(node)
         if long and self.vigil is not None:
             self.vigil.hold(place, queue)
@@ -144,10 +146,11 @@ class Turnstiles:
         if place is not None and not bury:
             place.leaving = True
             key = Keys(place.key)
-            (reply,) = yield [txn([made_at(key, place.token)], [delete(key)])]
+            says = [put(home.left.key, b"%d" % place.token, place.lease.id)] if place.admitted and place.queued else []
+            (reply,) = yield [txn([made_at(key, place.token)], [*says, delete(key)])]
             if isinstance(reply, Unavailable):
                 place.leaving = tried  # surely nothing was done
-            if checked(reply).succeeded:
+            if not desk.refused(reply, place.lease) and checked(reply).succeeded:
                 desk.drop(place)
                 return True
         left = yield from self._bury(home, claim_id, tried)
@@ -281,6 +284,12 @@ def listing(home: Home, token: int = 0) -> Ask:
     if token:
         return txn([], [get(home.claims, keys_only=True, made_by=token)], reads=True)
     return txn([], home.listing, reads=True)
+
+
+def inherited(place: Place, left: int) -> Ask:
+    """Whether the one just ahead, of that token, left as one that was admitted; if not, the queue up to this claim."""
+    was_admitted = [holds(place.home.left, b"%d" % left), made_at(Keys(place.key), place.token)]
+    return txn(was_admitted, [], [get(place.home.claims, keys_only=True, made_by=place.token)], reads=True)
 
 
 def queue_of(responses: Sequence[Any], home: Home, reply: Done) -> Queue:

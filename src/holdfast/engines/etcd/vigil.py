@@ -24,7 +24,7 @@ from .desk import Desk, Place, now
 from .messages import Keys, under
 from .queue import Queue
 from .replies import Event, checked
-from .turnstile import listing, queue_of
+from .turnstile import inherited, listing, queue_of
 from .watches import Told, Watch, Watches
 
 log = logging.getLogger("holdfast.etcd")
@@ -75,21 +75,24 @@ class Vigil:
         keys = {one.key for one in blockers}
         for key in [key for key in place.watches if key not in keys]:
             self._end(place, key)
-        heir = len(blockers) == 1 and queue.is_admitted(blockers[0]) and node.weight <= blockers[0].weight
+        heir = len(blockers) == 1 and queue.inherits(node, blockers[0])
+        ahead = queue.bequeather(node)
         for key in keys - place.watches.keys():
-            told = self._inherits(place) if heir else self._went(place, key)
+            left = ahead.token if ahead is not None and ahead.key == key else 0
+            told = self._inherits(place) if heir else self._went(place, key, left)
             place.watches[key] = self._watches.add(Keys(key), queue.revision + 1, told, deletes_only=True)
         self._watches.follow()
 
-    def _went(self, place: Place, key: bytes) -> Told:
+    def _went(self, place: Place, key: bytes, left: int) -> Told:
         def told(events: list[Event] | None) -> None:
+            place.left = 0 if events is None else left
             self._end(place, key)
             self._look(place)
 
         return told
 
     def _inherits(self, place: Place) -> Told:
-        """What the one just ahead leaves is enough for this one, and it was admitted: no need to look."""
+        """Without the one that is watched there is room for this one: no need to look."""
 
         def told(events: list[Event] | None) -> None:
             if events is None:
@@ -119,6 +122,7 @@ class Vigil:
         self._watches.follow()
 
     def _admitted(self, place: Place) -> None:
+        place.admitted = True
         self._let_go(place)
         if self._desk.is_kept(place):
             self.deliver(Signal(model.ADMITTED, place.id))
@@ -158,13 +162,21 @@ class Vigil:
             self._looks.pop(place, None)
             self._look_anew.discard(place)
 
-    async def _listed(self, place: Place) -> Queue:
+    async def _listed(self, place: Place) -> Queue | None:
+        """None where it is admitted: the one just ahead said so when it left, and no listing has to."""
+        left, place.left = place.left, 0
         token = 0 if place.home.base in place.watches else place.token
-        (reply,) = await self._calls.exchange([listing(place.home, token)], time.monotonic() + CALL_S)
-        return queue_of(checked(reply).responses, place.home, reply)
+        ask = inherited(place, left) if left else listing(place.home, token)
+        (reply,) = await self._calls.exchange([ask], time.monotonic() + CALL_S)
+        if checked(reply).succeeded and left:
+            return None
+        return queue_of(reply.responses, place.home, reply)
 
-    def _see(self, place: Place, queue: Queue) -> None:
+    def _see(self, place: Place, queue: Queue | None) -> None:
         if not self._desk.is_kept(place):
+            return
+        if queue is None:
+            self._admitted(place)
             return
         node = queue.at(place.key, place.token)
         if node is None:
