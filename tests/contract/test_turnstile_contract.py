@@ -334,6 +334,25 @@ def test_exactly_the_admitted_are_signalled(seats: Callable[..., Seat]) -> None:
     assert [signal.kind for signal in a.signals + b.signals].count(ADMITTED) == 1
 
 
+@pytest.mark.queue
+def test_room_that_one_ahead_takes_is_not_promised_to_the_next_as_well(seats: Callable[..., Seat]) -> None:
+    holders, waiters = seats(), seats()
+    waiters.listen()
+    for id, weight in (("a", 1), ("b", 2)):
+        assert holders.enter(THREE, holders.claim(id, weight)).state is State.ADMITTED
+    for id, weight in (("c", 1), ("d", 2)):
+        assert waiters.enter(THREE, waiters.claim(id, weight)).state is State.WAITING
+    holders.enter(MUTEX, "e")
+    waiters.enter(MUTEX, "f")
+    holders.leave(THREE, "b")
+    waiters.hears(ADMITTED, "c")
+    holders.leave(MUTEX, "e")
+    waiters.hears(ADMITTED, "f")  # and with it all that was said before
+    assert Signal(ADMITTED, "d") not in waiters.signals
+    holders.leave(THREE, "a")
+    waiters.hears(ADMITTED, "d")
+
+
 @pytest.mark.own_ttl
 def test_a_lease_that_changed_hands_is_signalled_at_its_new_inbox(seats: Callable[..., Seat]) -> None:
     first, second = seats(), seats()
