@@ -84,9 +84,10 @@ def _pairs(found: Found) -> list[str]:
     return ["### A free lock: acquire + release\n", note, table(head, rows)]
 
 
-def best_rival(found: Found) -> str:
-    """The quickest peer's pair."""
-    names = [peer.name for peer in found.peers if peer.name in found.pairs and peer.rival]
+def best_rival(found: Found, *faces: str) -> str:
+    """The peer with the quickest pair, on any face or one of those."""
+    rivals = [peer for peer in found.peers if peer.name in found.pairs and peer.rival]
+    names = [peer.name for peer in rivals if not faces or peer.face in faces]
     return best(found.pairs, names) if names else ""
 
 
@@ -105,13 +106,13 @@ def _contest(found: Found, title: str, rows: dict[str, Figures]) -> list[str]:
     fair = any(peer.fair for peer in found.peers if peer.rival)
     compared = [figure for figure in figures if figure in (COMPARED if fair else COMPARED_TO_UNFAIR)]
     rivals = {figure: rival for figure in compared if (rival := best_fair(found, rows, figure))}
-    head = ["ratio to", *(f"{figure}, × {rival}" for figure, rival in rivals.items())]
-    ratios = [
+    ratios = [["*the best*", *(f"*{rival}*" for rival in rivals.values())]]
+    ratios += [
         [name, *(ratio(row[f], rows[rival][f]) if f in row else "–" for f, rival in rivals.items())]
         for name, row in rows.items()
     ]
-    note = f"Beside the best {'fair ' if fair else ''}peer of each figure:\n"
-    return [title, table(["", *figures], cells), *([note, table(head, ratios)] if rivals else [])]
+    note = f"Ratios to the {'fair ' if fair else ''}peer that is best in each figure:\n"
+    return [title, table(["", *figures], cells), *([note, table(["", *rivals], ratios)] if rivals else [])]
 
 
 COLUMNS = (

@@ -46,8 +46,8 @@ def _redis_pairs(found: Found) -> Iterator[Target]:
 
 
 def _sticky_pairs(found: Found) -> Iterator[Target]:
-    rival = best_rival(found)
-    for name, limit in (("holdfast, sticky", 3), ("holdfast.aio, sticky", 15)):
+    for name, limit, face in (("holdfast, sticky", 3, "threads"), ("holdfast.aio, sticky", 15, "asyncio")):
+        rival = best_rival(found, face)
         if name in found.pairs:
             mine = found.pairs[name]
             yield _at_most(f"taking a kept lease again, {name}", limit, " µs", spread(mine))

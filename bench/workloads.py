@@ -22,7 +22,7 @@ from holdfast.lab.figures import Contest
 from holdfast.lab.team import Team
 
 from .peers import NOT_HERE, Engine, Peer, engine
-from .peers.java import WARM_UP, JavaTeam
+from .peers.java import WARM_UP, WARM_UP_S, JavaTeam
 
 
 class Effort(NamedTuple):
@@ -230,15 +230,14 @@ def contests(of: Engine, urls: Urls, peers: list[Peer], effort: Effort, say: Say
     }
     if not peers:
         return {}
-    with contextlib.ExitStack() as stack:
-        team = stack.enter_context(Team(max(effort.sizes)))
+    with Teams(of, effort.sizes) as teams:
         for number in range(effort.rounds):
             for peer in list(peers):
                 home = engine(peer.at) if peer.at else of
                 url = urls[home.name]
                 say(f"{of.title}, contests, round {number + 1} of {effort.rounds}: {peer.name}")
                 try:
-                    for size, contest in _crews(of, peer, url, team, effort.sizes):
+                    for size, contest in teams.crews(peer, url):
                         for inside_s in effort.insides_s:
                             taken = _measured(home, url, contest, effort, inside_s)
                             for figure, value in taken.items():
@@ -246,8 +245,7 @@ def contests(of: Engine, urls: Urls, peers: list[Peer], effort: Effort, say: Say
                 except Exception as error:  # theirs may be any
                     leave_out(f"{of.title}: {peer.name} failed among {size} processes: {error!r}")
                     peers = [other for other in peers if other is not peer]
-                    team.close()
-                    team = stack.enter_context(Team(max(effort.sizes)))
+                    teams.renew()
     return found
 
 
@@ -255,16 +253,43 @@ Measure = Callable[[float, float], Contest]
 """A contest of so many seconds, so many of them inside."""
 
 
-def _crews(of: Engine, peer: Peer, url: str, team: Team, sizes: tuple[int, ...]) -> Iterator[tuple[int, Measure]]:
-    if peer.face == "java":
-        with JavaTeam(peer, url, max(sizes)) as java:
-            java.contest(max(sizes), 2.0, 0)  # compiled by now
-            for size in sizes:
-                yield size, functools.partial(java.contest, size)
-        return
-    for size in sizes:
-        with team.hired(size, functools.partial(Contender, of.name, peer.name, url)) as crew:
-            yield size, crew.contest
+class Teams:
+    """Processes for all peers: those of Python serve one after the other, each in Java has its own."""
+
+    def __init__(self, of: Engine, sizes: tuple[int, ...]) -> None:
+        self._of, self._sizes = of, sizes
+        self._stack = contextlib.ExitStack()
+        self._java: dict[str, JavaTeam] = {}
+
+    def __enter__(self) -> Self:
+        self._team = self._stack.enter_context(Team(max(self._sizes)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def renew(self) -> None:
+        """One has failed, and nobody knows what the others are at."""
+        self._team.close()
+        self._team = self._stack.enter_context(Team(max(self._sizes)))
+
+    def crews(self, peer: Peer, url: str) -> Iterator[tuple[int, Measure]]:
+        if peer.face == "java":
+            java = self._java.get(peer.name) or self._warm(peer, url)
+            with java.awake():
+                for size in self._sizes:
+                    yield size, functools.partial(java.contest, size)
+            return
+        for size in self._sizes:
+            with self._team.hired(size, functools.partial(Contender, self._of.name, peer.name, url)) as crew:
+                yield size, crew.contest
+
+    def _warm(self, peer: Peer, url: str) -> JavaTeam:
+        java = self._java[peer.name] = self._stack.enter_context(JavaTeam(peer, url, max(self._sizes)))
+        java.contest(max(self._sizes), WARM_UP_S, 0)
+        return java
 
 
 def _measured(of: Engine, url: str, contest: Measure, effort: Effort, inside_s: float) -> dict[str, float]:

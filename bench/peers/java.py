@@ -7,6 +7,7 @@ import functools
 import json
 import mmap
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -29,6 +30,10 @@ OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """For 32 on one machine: a small heap, and the compiler that is done soon."""
 WARM_UP = 1000
 """Pairs until the hot path is compiled."""
+WARM_UP_S = 10.0
+"""The same for a contest of all."""
+SETTLE_S = 1.0
+"""What stood still catches up with its timers."""
 PATIENCE_S = 120.0
 
 
@@ -85,6 +90,18 @@ class JavaTeam:
         self._stack.callback(worker.kill)
         return worker
 
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Between contests they stand still: so many JVMs would take their share of the machine while they idle."""
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLE_S)
+        yield
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        for worker in self._workers:
+            worker.send_signal(number)
+
     def pair_times(self, count: int) -> list[float]:
         """Seconds of each of ``count`` pairs, by the first."""
         (answer,) = self._ask(self._workers[:1], f"pairs {count}")
@@ -94,11 +111,9 @@ class JavaTeam:
         board, workers = self._board, self._workers[:number]
         board[0], board[1], board[2] = -1, 0, 0
         started = time.perf_counter()
-        stop = threading.Timer(seconds, lambda: None)
-        stop.start()
         for worker in workers:
             self._tell(worker, f"contend {inside_s * 1e6:.0f}")
-        stop.join()
+        time.sleep(seconds)
         in_time, elapsed = board[1], time.perf_counter() - started
         board[2] = 1
         shares = self._answers(workers)

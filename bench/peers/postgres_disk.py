@@ -24,6 +24,7 @@ def _late(url: str) -> object:
 ENGINE = postgres.ENGINE._replace(
     name="postgres_disk",
     title="PostgreSQL, with the disk",
+    counter=None,
     serve=lambda: served(lambda folder: PostgresServer(folder, fsync=True)),
     peers=(
         *(_peer(name) for name in ("floor", "holdfast", "holdfast.aio")),

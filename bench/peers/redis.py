@@ -136,7 +136,7 @@ ENGINE = Engine(
         Peer("redis-py, 1 ms", _lock(_redis_py, 0.001), use="contended"),
         Peer("redis.asyncio, 0.1 s", _redis_asyncio, "asyncio"),
         Peer("python-redis-lock", _lock(_python_redis_lock, False), fair=True),
-        Peer("python-redis-lock, renewed", _lock(_python_redis_lock, True), fair=True),
+        Peer("python-redis-lock, renewed", _lock(_python_redis_lock, True)),
         Peer("pottery Redlock", _lock(_pottery)),
         Peer("sherlock", _lock(_sherlock)),
         Peer("tooz", tooz),
