@@ -30,9 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description="Measure locks beside their peers.")
     parser.add_argument("--engine", action="append", choices=[*ENGINES, LEASES], help="only this one (repeatable)")
     parser.add_argument("--quick", action="store_true", help="about a minute an engine: a first look, no more")
+    parser.add_argument("--rounds", type=int, help="of contests (3), and a fifth of those of free locks")
     parser.add_argument("--page", type=Path, help="write the page to this file")
     options = parser.parse_args()
     effort = QUICK if options.quick else Effort()
+    if options.rounds:
+        effort = effort._replace(rounds=options.rounds, pair_rounds=5 * options.rounds)
     started = time.monotonic()
     left_out: list[str] = []
 

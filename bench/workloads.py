@@ -30,7 +30,7 @@ class Effort(NamedTuple):
 
     pair_rounds: int = 15
     pairs: int = 100
-    """In a round."""
+    """In a round, at least."""
     rounds: int = 3
     """Of contests."""
     seconds: float = 1.5
@@ -44,6 +44,8 @@ class Effort(NamedTuple):
 
 SLICES = 10
 """A round's pairs are taken in so many parts, all peers in turn."""
+SLICE_S = 0.001
+"""A part of very short pairs is as long as this: the first ones find the processor's caches full of other peers."""
 
 QUICK = Effort(pair_rounds=5, pairs=30, rounds=1, seconds=0.5, counting_s=0.2, sizes=(32,))
 
@@ -81,11 +83,13 @@ def pairs(of: Engine, url: str, peers: list[Peer], effort: Effort) -> Figures:
     found: Figures = {peer.name: [] for peer in peers}
     with contextlib.ExitStack() as stack:
         timers = {peer.name: stack.enter_context(_timer(peer, url)) for peer in peers}
+        least = effort.pairs // SLICES
+        counts = {name: max(least, int(SLICE_S / statistics.median(timer(20)))) for name, timer in timers.items()}
         for _ in range(effort.pair_rounds):
             times = defaultdict[str, list[float]](list)
             for _ in range(SLICES):  # so that all meet the same moods of the scheduler
                 for name, timer in timers.items():
-                    times[name] += timer(effort.pairs // SLICES)
+                    times[name] += timer(counts[name])
             for name, some in times.items():
                 found[name].append(statistics.median(some) * 1e6)
     return found
