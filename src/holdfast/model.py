@@ -44,10 +44,11 @@ class Turnstile:
     capacity: int
     announces: bool = False
 
-    @property
-    def address(self) -> str:
-        """``kind:name``, unique within a namespace."""
-        return f"{self.kind}:{self.name}"
+    address: str = field(init=False, repr=False, compare=False, default="")
+    """``kind:name``, unique within a namespace."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", f"{self.kind}:{self.name}")
 
 
 class Claim(NamedTuple):

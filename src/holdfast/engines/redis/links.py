@@ -64,7 +64,7 @@ class RedisLink:
         wire = self._take(timeout_s)
         try:
             (reply,) = wire.exchange(first_try(body), 1, timeout_s)
-            if is_unknown_script(reply):
+            if type(reply) is Refusal and is_unknown_script(reply):
                 (reply,) = wire.exchange(body.by_text(), 1, timeout_s)
         except BaseException:
             self._drop(wire)

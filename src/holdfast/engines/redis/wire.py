@@ -80,7 +80,9 @@ class Wait(bytes):
 
 def first_try(body: Any) -> bytes:
     """What to send for a request's body, a script call or a packed command."""
-    return body.by_sha() if type(body) is Eval else body
+    if type(body) is Eval:
+        return b"*%d\r\n%b%b" % (body.count + 2, body.script.by_sha, body.rest)
+    return body
 
 
 def is_unknown_script(reply: Any) -> bool:
