@@ -9,6 +9,7 @@ interleaved rounds, each time after a pause in which the waiter has fallen aslee
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -56,7 +57,8 @@ class Face:
         return self._runner.run(awaited()) if self._runner else (call(), now())
 
     def acquire(self) -> tuple[Any, float]:
-        return self.run(self._lock.acquire)
+        lease, at = self.run(self._lock.acquire)
+        return lease, at
 
     def release(self, lease: Any) -> None:
         self.run(lease.release)
@@ -101,6 +103,13 @@ async def read_on_loop(pipe: int) -> float:
     return awake_at
 
 
+def apart(*pids: int | None) -> None:
+    """Each on a core of its own: on one, who is woken waits until the other one sleeps, and that is measured then."""
+    if hasattr(os, "sched_setaffinity"):
+        for pid, core in zip(pids, itertools.cycle(sorted(os.sched_getaffinity(0)))):
+            os.sched_setaffinity(pid or 0, {core})
+
+
 class Sent:
     """Notes when this process last began to tell somebody that it is admitted."""
 
@@ -113,7 +122,7 @@ class Sent:
                 self.at = now()
             return send(post, inbox, signals)
 
-        Post.send = noting  # type: ignore[method-assign]
+        Post.send = noting  # type: ignore[method-assign,assignment]
 
 
 def measure(rounds: int, per_round: int) -> dict[str, list[list[float]]]:
@@ -129,6 +138,7 @@ def measure(rounds: int, per_round: int) -> dict[str, list[list[float]]]:
         control, theirs = context.Pipe()
         child = context.Process(target=waiter, args=(theirs, readable, url))
         child.start()
+        apart(os.getpid(), child.pid)
         faces = {kind: Face(kind, url) for kind in FACES}
 
         def asleep(order: str) -> None:

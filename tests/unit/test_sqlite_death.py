@@ -18,6 +18,7 @@ import pytest
 from holdfast.contract import Request
 from holdfast.engines.sqlite.engine import SqliteEngine
 from holdfast.engines.sqlite.file import live_folder
+from holdfast.engines.sqlite.lifeline import Lifeline, Pulses
 from holdfast.errors import Misuse
 from holdfast.model import CHANGED, NUDGE, Claim, Signal, State, Turnstile
 
@@ -102,6 +103,18 @@ def test_a_dead_holder_is_not_waited_for(path: Path, engine: SqliteEngine) -> No
         kill(process)
         assert link.call(engine.enter(LOCK, Claim("mine", 1, 600.0, link.inbox), True), 5.0).state is State.ADMITTED
     link.close()
+
+
+def test_a_life_line_that_was_looked_at_before_is_judged_by_what_stands_now(tmp_path: Path) -> None:
+    life, pulses = Lifeline(tmp_path, "a", 0o600), Pulses(tmp_path)
+    assert pulses.is_alive("a")
+    (tmp_path / "a.alive").unlink()  # by hand
+    anew = Lifeline(tmp_path, "a", 0o600)
+    life.close(remove=False)
+    assert pulses.is_alive("a"), "it hangs on its new file"
+    anew.close(remove=False)
+    assert not pulses.is_alive("a")
+    assert not Pulses(tmp_path).is_alive("a")
 
 
 def test_a_waiter_is_told_within_a_blink_that_the_holder_died(path: Path, engine: SqliteEngine) -> None:

@@ -15,7 +15,7 @@ from servers import eventually
 from holdfast.engines.sqlite import signals
 from holdfast.engines.sqlite.engine import SqliteEngine
 from holdfast.engines.sqlite.file import live_folder
-from holdfast.engines.sqlite.signals import FULL, PER_DATAGRAM, Post
+from holdfast.engines.sqlite.signals import FULL, PEERS, PER_DATAGRAM, Post
 from holdfast.errors import Unavailable
 from holdfast.model import ADMITTED, CHANGED, WANTED, Claim, Signal, State, Turnstile
 
@@ -150,12 +150,43 @@ def test_an_inbox_that_was_full_is_looked_at_again(tmp_path: Path) -> None:
     inbox.close()
 
 
+def test_who_receives_at_a_new_socket_is_found_there(tmp_path: Path) -> None:
+    sender, receiver = Post(tmp_path, "s", 0o600), Post(tmp_path, "r", 0o600)
+    for name in ("first", "an\nodd \xff\x00 näme"):
+        with receiver.bind() as inbox:
+            inbox.settimeout(5)
+            assert sender.send("r", [Signal(CHANGED, name), Signal(ADMITTED, name)])
+            assert receiver.read(inbox.recv(1 << 16)) == [Signal(CHANGED, name), Signal(ADMITTED, name)]
+    assert not sender.send("r", [Signal(CHANGED, "nobody is there")])
+    for post in (sender, receiver):
+        post.close()
+
+
+def test_signals_go_to_more_processes_than_sockets_are_kept_for(tmp_path: Path) -> None:
+    sender = Post(tmp_path, "s", 0o600)
+    others = [Post(tmp_path, str(n), 0o600) for n in range(PEERS + 10)]
+    with contextlib.ExitStack() as stack:
+        inboxes = [stack.enter_context(post.bind()) for post in others]
+        for turn in range(2):
+            for number in range(len(others)):
+                assert sender.send(str(number), [Signal(CHANGED, str(turn))])
+        assert len(sender._peers) == PEERS
+        for post, inbox in zip(others, inboxes, strict=True):
+            inbox.settimeout(5)
+            assert [post.read(inbox.recv(1 << 16)) for _ in range(2)] == [
+                [Signal(CHANGED, "0")],
+                [Signal(CHANGED, "1")],
+            ]
+    for post in (sender, *others):
+        post.close()
+
+
 def test_datagrams_of_strangers_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "UNIX", False)
     post = Post(tmp_path, "r", 0o600)
     inbox = post.bind()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.sendto(b'[["admitted", "c1"]]', inbox.getsockname())
+        stranger.sendto(b"admitted\xffc1", inbox.getsockname())
     inbox.settimeout(5)
     assert post.read(inbox.recv(1 << 16)) == []
     assert post.send("r", [Signal(ADMITTED, "c1")])

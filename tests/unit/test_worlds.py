@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from holdfast.engines.memory import MemoryEngine
 from holdfast.model import Signal
 from holdfast.worlds.tasks import Tasks
-from holdfast.worlds.threads import Threads, drive
+from holdfast.worlds.threads import ThreadMailbox, Threads, drive
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_protocol_that_awaits_something_foreign_fails_loudly() -> None:
 INTERRUPTED = """
 import signal, sys, threading, time
 from holdfast.engines.memory import MemoryEngine
-from holdfast.worlds.threads import Threads, drive
+from holdfast.worlds.threads import ThreadMailbox, Threads, drive
 
 world, main, sent, done = Threads(MemoryEngine().blocking_link()), threading.main_thread(), [], threading.Event()
 
@@ -120,6 +121,69 @@ def test_a_wait_ends_with_the_signal_or_at_its_deadline(threads: Threads) -> Non
     started = time.monotonic()
     assert drive(threads.wait_signal(mailbox, threads.now() + 0.02)) is None
     assert time.monotonic() - started >= 0.019
+
+
+class Wire:
+    """A link's `Reading`, whose sleep is what the test makes it."""
+
+    def __init__(self, sleep: Callable[[], object]) -> None:
+        self.reader: object = None
+        self.sleep = sleep
+        self.rang = threading.Event()
+        self.interrupt = self.rang.set
+
+    def begin(self, reader: object) -> bool:
+        if self.reader is not None:
+            return False
+        self.reader = reader
+        return True
+
+    def end(self, reader: object) -> None:
+        if self.reader is reader:
+            self.reader = None
+
+    def wait(self, timeout_s: float) -> None:
+        self.sleep()
+
+
+def test_a_thread_that_waits_reads_until_its_signal_is_there_and_no_longer() -> None:
+    mailbox = ThreadMailbox()
+    others = iter(range(3))
+    wire = Wire(lambda: next(others, None) is None and mailbox.post(Signal("admitted", "x")))
+    assert mailbox.read(wire, 30.0) == Signal("admitted", "x")
+    assert next(others, None) is None
+    assert wire.reader is None
+    assert ThreadMailbox().read(Wire(lambda: time.sleep(0.001)), 0.02) is None
+
+
+def test_whoever_posts_to_a_thread_that_reads_ends_its_sleep() -> None:
+    mailbox = ThreadMailbox()
+    wire = Wire(lambda: wire.rang.wait(30))
+    threading.Timer(0.02, mailbox.post, [Signal("gone", "x")]).start()
+    assert mailbox.read(wire, None) == Signal("gone", "x")
+    wire.rang.clear()
+    mailbox.post(Signal("admitted", "x"))
+    assert not wire.rang.is_set(), "nobody sleeps there any more"
+
+
+def test_an_interrupted_reader_leaves_the_reading_to_others() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    mailbox, wire = ThreadMailbox(), Wire(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mailbox.read(wire, 30.0)
+    assert wire.reader is None
+    mailbox.post(Signal("admitted", "x"))
+    assert not wire.rang.is_set()
+
+
+def test_where_another_reads_a_thread_waits_for_its_mailbox_alone() -> None:
+    mailbox, wire = ThreadMailbox(), Wire(lambda: pytest.fail("it read"))
+    wire.begin("another")
+    threading.Timer(0.02, mailbox.post, [Signal("admitted", "x")]).start()
+    assert mailbox.read(wire, 30.0) == Signal("admitted", "x")
+    assert wire.reader == "another"
 
 
 def test_a_signal_that_another_thread_posts_wakes_a_task() -> None:

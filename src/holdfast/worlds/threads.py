@@ -43,16 +43,12 @@ class Reading(Protocol):
         """It does no longer, if it did."""
         ...
 
-    def pass_on(self) -> bool:
-        """Deliver the next of what has come; False where nothing has."""
-        ...
-
     def wait(self, timeout_s: float) -> None:
-        """Sleep until something comes, `interrupt` is called or the time is over; or less."""
+        """Deliver what comes, or return when the time is over or `interrupt` was called; or earlier."""
         ...
 
     def interrupt(self) -> None:
-        """End the `wait` that goes on, or else the next one. From any thread, from a finalizer, without blocking."""
+        """End the `wait` that sleeps, or else the next one. From any thread, from a finalizer, without blocking."""
         ...
 
 
@@ -83,6 +79,7 @@ class ThreadMailbox:
             try:
                 if not reading.begin(self):
                     return self.get(timeout_s)
+                self._interrupt = reading.interrupt
                 self._read(reading, NEVER_S if timeout_s is None else time.monotonic() + timeout_s)
             finally:
                 self._interrupt = None
@@ -90,19 +87,11 @@ class ThreadMailbox:
         finally:  # an interrupt may have hit the lines above
             self._interrupt = None
             reading.end(self)
-        return self.get(0.0)
+        return None if self._queue.empty() else self._queue.get_nowait()
 
     def _read(self, reading: Reading, until: float) -> None:
-        while self._queue.empty():
-            if reading.pass_on():
-                continue
-            self._interrupt = reading.interrupt
-            if self._queue.empty():  # whoever posts from here on interrupts
-                left_s = until - time.monotonic()
-                if left_s <= 0:
-                    return
-                reading.wait(min(left_s, LONGEST_S))
-            self._interrupt = None
+        while self._queue.empty() and (left_s := until - time.monotonic()) > 0:
+            reading.wait(min(left_s, LONGEST_S))
 
 
 class _Background(threading.Thread):

@@ -47,6 +47,7 @@ class Listener:
         self._in_a_row = 0  # datagrams read since none was there
         self._reader: object = None  # who waits and reads; set and cleared by it, so an interrupt leaves no lock behind
         self._reader_thread = 0
+        self._reader_wakes = False
         self._watched: socket.socket | None = None  # what it sleeps on
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._read_by_loop: socket.socket | None = None
@@ -133,25 +134,24 @@ class Listener:
             if self._asleep or self.vigil.needed:  # others wait as well: the thread reads for them
                 self._bell.put(None)
 
-    def pass_on(self) -> bool:
-        assert self._post is not None
-        receiver = self._post.receiver
-        return receiver is not None and self.take(receiver)
-
     def wait(self, timeout_s: float) -> None:
         assert self._post is not None
         self._watched = receiver = self._post.receiver
         try:
             if receiver is None or self._is_closed():
-                time.sleep(TICK_S)
-            elif receiver is self._post.receiver:  # else it may be closed already
+                time.sleep(min(timeout_s, TICK_S))
+            elif receiver is self._post.receiver and not self.take(receiver):  # else it may be closed already
                 _readable(receiver)(timeout_s)
+                self._reader_wakes = True
+                self.take(receiver)
         finally:
             self._watched = None
+            self._reader_wakes = False
 
     def interrupt(self) -> None:
         assert self._post is not None
-        self._post.wake()
+        if not self._reader_wakes:  # else it looks at its mailbox next
+            self._post.wake()
 
     # -- in a thread of its own
 

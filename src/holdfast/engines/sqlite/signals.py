@@ -48,6 +48,7 @@ class Post:
         self._nonce = b""
         self._sender = self._socket()
         self._peers: dict[str, socket.socket] = {}
+        self._closed = False
         self.receiver: socket.socket | None = None
         _posts.add(self)
 
@@ -127,6 +128,8 @@ class Post:
             self._forget(next(iter(self._peers), ""))
         self._forget(inbox)  # another thread's
         self._peers[inbox] = peer
+        if self._closed:
+            self._forget(inbox)
 
     def _forget(self, inbox: str) -> None:
         peer = self._peers.pop(inbox, None)
@@ -150,6 +153,7 @@ class Post:
 
     def close(self) -> None:
         """Send no more. Whoever reads the receiver closes it: a descriptor must not go while it is waited on."""
+        self._closed = True
         self._sender.close()
         for inbox in list(self._peers):
             self._forget(inbox)
