@@ -244,6 +244,23 @@ def test_a_quiet_leave_leaves_no_tombstone(seat: Seat) -> None:
     assert seat.enter(MUTEX, "a").state is State.ADMITTED
 
 
+@pytest.mark.queue
+def test_who_entered_twice_and_left_quietly_may_come_again(seat: Seat) -> None:
+    for _ in range(2):
+        seat.enter(THREE, "a")
+    seat.leave(THREE, "a")
+    seat.enter(THREE, "b")
+    assert seat.enter(THREE, "a").state is State.ADMITTED
+
+
+@pytest.mark.queue
+def test_any_number_of_weightless_claims_fits_beside_the_others(seat: Seat) -> None:
+    for number in range(6):
+        assert seat.enter(THREE, seat.claim(f"n{number}", 0)).state is State.ADMITTED
+    assert seat.enter(THREE, seat.claim("heavy", 3)).state is State.ADMITTED
+    assert seat.enter(THREE, seat.claim("late", 1)).state is State.WAITING
+
+
 # -- leases
 
 

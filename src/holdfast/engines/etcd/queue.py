@@ -134,7 +134,7 @@ def _read(key: bytes, start: int) -> tuple[int, int, int, float, bool]:
 class Queue:
     """The live claims in order, at one revision. ``more``: before those that are known stand others."""
 
-    __slots__ = ("_mark", "_more", "_places", "admitted", "nodes", "revision")
+    __slots__ = ("_mark", "_places", "admitted", "more", "nodes", "revision")
 
     def __init__(
         self, kvs: Iterable[Kv], marks: Sequence[Kv], home: Home, revision: int, *, more: bool = False
@@ -143,7 +143,7 @@ class Queue:
         self._places = {node.key: place for place, node in enumerate(self.nodes)}
         self.admitted = 0 if more else rule.admitted((node.weight for node in self.nodes), self.capacity)
         self.revision = revision
-        self._more = more
+        self.more = more
         self._mark = int(marks[0].value) if marks else 0
 
     @property
@@ -193,7 +193,7 @@ class Queue:
             load += ahead.weight
             if load > self.capacity:
                 return False
-        return not self._more
+        return not self.more
 
     def bequeather(self, node: Node) -> Node | None:
         """The one just ahead, if its room is enough for this one: once that was admitted and leaves, this one is."""

@@ -68,6 +68,13 @@ class Turnstiles:
                     yield from desk.extend([lease])  # a leader that was none any more may have promised it
                     if not desk.is_kept(place):
                         continue
+                if queue.more and not queue.blockers(node):  # those that were seen leave it room: see all
+                    (reply,) = yield [listing(home)]
+                    queue = queue_of(checked(reply).responses, home, reply)
+                    node = queue.at(key, place.token)
+                    if node is None:  # evicted
+                        desk.drop(place)
+                        continue
                 return self._standing(place, node, queue)
             *_, tomb, own = reply.responses
             queue = queue_of(reply.responses, home, reply)
@@ -105,6 +112,7 @@ class Turnstiles:
         place = desk.place(home.turnstile, claim.id)
         if place is not None and place.token == node.token and place.lease.id == node.lease:
             place.renewed(at)
+            desk.sent.pop((home.turnstile.address, claim.id), None)  # all that was sent of it has been heard of
             return place
         lease = desk.leases.get(node.lease)  # the reply to its enter was lost
         if lease is None:
