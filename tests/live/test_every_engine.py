@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from engines import ON_SESSIONS, SHARED
 from servers import eventually
 
 import holdfast
+from holdfast import AcquireTimeout, Adaptive, Backoff, Poll, Queue, Spin
 from holdfast.errors import StaleToken, Unsupported
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
@@ -126,3 +128,25 @@ def test_a_cell_refuses_who_held_before(connect: Callable[[], holdfast.sync.Clie
         with pytest.raises(StaleToken):
             stale.put(b"3")
     assert theirs.cell("offset").read().value == b"2"
+
+
+def test_each_way_of_waiting_gets_the_lock_as_it_becomes_free_and_leaves_nothing_after_a_timeout(
+    connect: Callable[[], holdfast.sync.Client],
+) -> None:
+    holder, waiter = connect(), connect()
+    for strategy in (Queue(), Adaptive(), Spin(), Poll(0.02), Backoff(0.005, 0.05)):
+        lock = waiter.lock("x", strategy=strategy)
+        with holder.lock("x") as lease:
+            with pytest.raises(AcquireTimeout):
+                lock.acquire(timeout_s=0.1)
+            with ThreadPoolExecutor(1) as pool:
+                taken = pool.submit(lock.acquire)
+                with pytest.raises(TimeoutError):
+                    taken.result(timeout=0.1)
+                lease.release()
+                follower = taken.result(timeout=30)
+        assert follower.token > lease.token
+        follower.release()
+        again = holder.lock("x").try_acquire()
+        assert again is not None, f"{strategy} left something behind"
+        again.release()
