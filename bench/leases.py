@@ -106,7 +106,7 @@ def imports() -> str:
 
 
 def main() -> str:
-    lines = ["### Leases\n\n"]
+    lines = ["## Leases\n\n"]
     with serving(RedisServer) as server:
         lines.append(renewals(server.url))
     with tempfile.TemporaryDirectory() as folder:

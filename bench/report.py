@@ -48,6 +48,8 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Spread:
 
 def brief(value: float) -> str:
     """Three digits that count."""
+    if value == float("inf"):
+        return "∞"
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

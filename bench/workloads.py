@@ -236,14 +236,15 @@ def contests(of: Engine, urls: Urls, peers: list[Peer], effort: Effort, say: Say
         return {}
     with Teams(of, effort.sizes) as teams:
         for number in range(effort.rounds):
-            for peer in list(peers):
+            first = number % len(peers) if peers else 0
+            for peer in peers[first:] + peers[:first]:  # nobody always follows the same
                 home = engine(peer.at) if peer.at else of
                 url = urls[home.name]
                 say(f"{of.title}, contests, round {number + 1} of {effort.rounds}: {peer.name}")
                 try:
                     for size, contest in teams.crews(peer, url):
                         for inside_s in effort.insides_s:
-                            taken = _measured(home, url, contest, effort, inside_s)
+                            taken = _measured(home, url, contest, effort, inside_s, counts=number == 0)
                             for figure, value in taken.items():
                                 found[size, inside_s][peer.name][figure].append(value)
                 except Exception as error:  # theirs may be any
@@ -296,11 +297,14 @@ class Teams:
         return java
 
 
-def _measured(of: Engine, url: str, contest: Measure, effort: Effort, inside_s: float) -> dict[str, float]:
+def _measured(
+    of: Engine, url: str, contest: Measure, effort: Effort, inside_s: float, *, counts: bool
+) -> dict[str, float]:
+    """A round's figures. ``counts``: also those that take a run of their own."""
     if of.counter is None or of.disturbs:
         found = contest(effort.seconds, inside_s)
         commands = counted = None
-    if of.counter is not None:
+    if of.counter is not None and (counts or not of.disturbs):
         with of.counter(url) as end:
             counted = contest(effort.counting_s if of.disturbs else effort.seconds, inside_s)
             commands = end()

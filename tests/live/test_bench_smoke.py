@@ -45,8 +45,8 @@ def test_what_is_measured_makes_a_page() -> None:
     assert left_out == []
     assert trips == dict.fromkeys(free, 2.0)
     rows = contended[3, 0.0]
-    assert rows["holdfast"]["commands/acquisition"][0] == pytest.approx(2.0, abs=0.3)
+    assert 2.0 <= rows["holdfast"]["commands/acquisition"][0] < 3.0  # and some to look at connections that rested
     assert rows["holdfast"]["hand-overs/s"][0] > 0
     page = section(Found(of, of.name, peers, free, trips, contended))
     assert "| holdfast.aio |" in page
-    assert "hand-overs/s, × redis-py, 0.1 s" in page
+    assert "*redis-py, 0.1 s*" in page  # the peer that ratios are to
