@@ -78,7 +78,7 @@ def test_the_table_has_a_row_for_each_and_says_where_it_was_measured(on: Command
 def test_nothing_stays_in_the_temporary_folder(on: Commands) -> None:
     on.environment["TMPDIR"] = str(on.folder)
     before = sorted(on.folder.iterdir())
-    assert on.run("bench", "waiting", *SHORT, "--strategies", "Queue").code == 0
+    assert on.run("bench", "waiting", *SHORT, "--strategies", "Queue", "--rounds", "2").code == 0
     assert sorted(on.folder.iterdir()) == before
 
 
@@ -118,6 +118,7 @@ def test_ctrl_c_at_a_terminal_reaches_all_and_is_told_by_none(on: Commands) -> N
         (("--strategies", "hope"), 2, "'hope' is none of Spin, Poll, Backoff, Adaptive, Queue"),
         (("--seconds", "0"), 2, "--seconds"),
         (("--seconds", "nan"), 2, "--seconds"),
+        (("--rounds", "0"), 2, "--rounds"),
         (("--inside-ms", "-1"), 2, "--inside-ms"),
         (("--inside-ms", "nan"), 2, "--inside-ms"),
         (("--engine", "memory://"), 2, "reaches one process"),

@@ -22,7 +22,7 @@ from holdfast.lab.chart import MEASURES, chart, decades, duration, number, perce
 from holdfast.lab.contender import HoldfastContender
 from holdfast.lab.figures import Contest, jain, percentile
 from holdfast.lab.team import Crew, Team
-from holdfast.lab.waiting import STRATEGIES, Row
+from holdfast.lab.waiting import STRATEGIES, Row, median
 from holdfast.lab.worker import HANDOVERS
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -49,6 +49,11 @@ def test_a_contest_is_counted_by_hand_overs_and_not_by_acquisitions() -> None:
     assert (contest.calls_per_handover, contest.cpu_per_handover_s) == (4, 0.05)
     assert (contest.wait_s(0.5), contest.wait_s(1.0)) == (0.1, 0.3)
     assert contest.jain == 0.8
+
+
+def test_of_several_rounds_the_one_in_the_middle_counts_whole() -> None:
+    rounds = [rows(["Queue"], [1], handovers_per_s=float(many), jain=many / 10)[0] for many in (7, 1, 4)]
+    assert median(rounds) is rounds[2]
 
 
 # -- the chart

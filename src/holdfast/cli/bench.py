@@ -52,6 +52,8 @@ the engine (on Redis each is one command), CPU is that of all N + 1 processes.
 
 Then one holds the lock for a second while the N others only wait: what they use of a core, and how often they ask.
 
+On a machine that does other things as well, give some --rounds: the strategies take turns.
+
 It keeps this machine busy meanwhile, by default for two minutes or three, and the engine as well. It touches
 no locks but its own.
 """
@@ -98,6 +100,7 @@ class Numbers(click.ParamType[list[int]]):
               help="How many wait while one holds.")  # fmt: skip
 @click.option("--strategies", type=Names(tuple(STRATEGIES)), default=",".join(STRATEGIES), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=2.0, show_default=True, help="For each figure.")
+@click.option("--rounds", type=click.IntRange(1, 99), default=1, show_default=True, help="Of which the median counts.")
 @click.option("--inside-ms", type=click.FloatRange(0, 1000), default=1.0, show_default=True,
               help="How long each keeps the lock.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, times in seconds.")
@@ -107,6 +110,7 @@ def waiting(
     waiters: list[int],
     strategies: list[str],
     seconds: float,
+    rounds: int,
     inside_ms: float,
     as_json: bool,
     chart: str | None,
@@ -116,15 +120,13 @@ def waiting(
             raise Misuse(f"{name} is a number, not {value}")
     if chart:
         check_writable(chart)
-    with ended_in_order(), engine_for(engine) as (url, what):
-        rows: list[Row] = []
-        with progress(len(waiters) * len(strategies)) as step:
-            for row in measure(url, strategies, waiters, seconds, inside_ms / 1000):
-                rows.append(row)
-                step(row)
-    caption = f"{what}: one lock, {inside_ms:g} ms inside, {seconds:g} s each; {machine()}"
+    steps = len(waiters) * len(strategies) * rounds
+    with ended_in_order(), engine_for(engine) as (url, what), progress(steps) as step:
+        rows = measure(url, strategies, waiters, seconds, inside_ms / 1000, rounds, step)
+    times = f"{seconds:g} s each" if rounds == 1 else f"the median of {rounds} rounds of {seconds:g} s"
+    caption = f"{what}: one lock, {inside_ms:g} ms inside, {times}; {machine()}"
     if as_json:
-        told = {"engine": what, "machine": machine(), "seconds": seconds, "inside_ms": inside_ms}
+        told = {"engine": what, "machine": machine(), "seconds": seconds, "rounds": rounds, "inside_ms": inside_ms}
         click.echo(json.dumps({**told, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
     else:
         print_table(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..core.waiting import Adaptive, Backoff, Poll, Queue, Spin, Strategy
@@ -43,17 +43,37 @@ class Row:
 
 
 def measure(
-    url: str, strategies: Sequence[str], waiters: Sequence[int], seconds: float, inside_s: float
-) -> Iterator[Row]:
-    """A row for each, as they come. Uses locks of a namespace of its own on that engine."""
+    url: str,
+    strategies: Sequence[str],
+    waiters: Sequence[int],
+    seconds: float,
+    inside_s: float,
+    rounds: int = 1,
+    done: Callable[[Row], object] = lambda row: None,
+) -> list[Row]:
+    """A row for each number of waiters and strategy: of its rounds the one that is the median by hand-overs.
+
+    The strategies take turns in each round, so that what else the machine does falls on all of them. ``done`` hears of
+    each as it is measured. The locks are in a namespace of their own on that engine.
+    """
     namespace = f"holdfast-lab-{os.getpid()}"
     names = map("waiting-{}".format, itertools.count())
+    rows: list[Row] = []
     with Team(max(waiters) + 1) as team:
         for number in waiters:
-            for strategy in strategies:  # one after the other, so that what else the machine does falls on all
+            taken: dict[str, list[Row]] = {strategy: [] for strategy in strategies}
+            for strategy in rounds * list(strategies):
                 make = functools.partial(HoldfastContender, url, namespace, next(names), STRATEGIES[strategy])
                 with team.hired(number + 1, make) as crew:
-                    yield row(crew, strategy, number, seconds, inside_s)
+                    taken[strategy].append(row(crew, strategy, number, seconds, inside_s))
+                done(taken[strategy][-1])
+            rows += [median(some) for some in taken.values()]
+    return rows
+
+
+def median(rounds: Sequence[Row]) -> Row:
+    """The one in the middle by hand-overs: whole, so that its figures belong together."""
+    return sorted(rounds, key=lambda row: row.handovers_per_s)[len(rounds) // 2]
 
 
 def row(crew: Crew, strategy: str, waiters: int, seconds: float, inside_s: float) -> Row:
