@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import Misuse, Unavailable, Unsupported
+from ..room import Busy, Room
 from .members import Members, Tries
 from .messages import Ask
 from .pipes import Pipe, Wire, dial
@@ -16,9 +17,8 @@ from .pipes import Pipe, Wire, dial
 IDLE_S = 1.0
 """A connection that rested longer is looked at before it is used: the server may have closed it."""
 
-MAX_IDLE = 64
-"""Connections kept for later; each thread in the middle of a call has one more."""
-
+MAX_WIRES = 64
+"""Connections for calls of one process: calls are short. More threads take turns, but no renewal does."""
 
 NOT_SERVED = (Unavailable, Unsupported)
 """What one member may say, or what stands in its place, though another serves."""
@@ -32,17 +32,20 @@ class Calls:
         self.closed = False
         self._idle: deque[Wire] = deque()
         self._wires: set[Wire] = set()
+        self._room = Room(MAX_WIRES, self._idle, self._wires, "etcd")
 
-    def exchange(self, requests: Sequence[Ask], until: float) -> list[Any]:
+    def exchange(self, requests: Sequence[Ask], until: float, *, in_turn: bool = True) -> list[Any]:
         """The reply to each; raises where nobody could be asked."""
         tries = Tries(self.members, until)
         while True:
             member, wire = self.members.at, None
             try:
-                wire = self._take(tries)
+                wire = self._take(tries, in_turn)
                 while greeting := self.members.greeting(wire.member):
                     self.members.greeted(wire.member, greeting, wire.exchange([greeting], tries.share_s(_now()))[0])
                 replies = wire.exchange(requests, max(0.001, until - _now()))
+            except Busy:
+                raise
             except NOT_SERVED as trouble:  # nobody there, or not greeted: nothing was asked
                 if wire is not None:
                     self._drop(wire)
@@ -56,7 +59,7 @@ class Calls:
             if not tries.again(wire.member, replies, _now()):
                 return replies
 
-    def _take(self, tries: Tries) -> Wire:
+    def _take(self, tries: Tries, in_turn: bool) -> Wire:
         while self._idle:
             try:
                 wire = self._idle.pop()
@@ -65,6 +68,17 @@ class Calls:
             if wire.member == self.members.at and (_now() - wire.rested_at < IDLE_S or wire.is_fresh()):
                 return wire
             self._drop(wire)
+        if not in_turn:
+            return self._dialled(tries)
+        rested = self._room.wait(tries.until - _now())
+        if rested is not None:
+            return rested
+        try:
+            return self._dialled(tries)
+        finally:
+            self._room.dialled()
+
+    def _dialled(self, tries: Tries) -> Wire:
         if self.closed:
             raise Misuse("this client is closed")
         wire = Wire(self.members, tries.share_s(_now()))
@@ -75,15 +89,19 @@ class Calls:
         if wire.closed:  # it broke, or said nothing: those that rested meanwhile may be as dead
             self.members.failed(wire.member, "the connection broke")
             self.forget_idle()
-        if wire.closed or self.closed or len(self._idle) >= MAX_IDLE:
+        if wire.closed or self.closed or len(self._wires) > MAX_WIRES:
             self._drop(wire)
         else:
             wire.rested_at = _now()
             self._idle.append(wire)
+            if self._room.queue:
+                self._room.serve()
 
     def _drop(self, wire: Wire) -> None:
         self._wires.discard(wire)
         wire.close()
+        if self._room.queue:
+            self._room.serve()
 
     def forget_idle(self) -> None:
         while self._idle:

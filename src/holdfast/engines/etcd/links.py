@@ -54,14 +54,14 @@ class EtcdLink(_Link):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def call(self, request: Request[T], timeout_s: float) -> T:
+    def call(self, request: Request[T], timeout_s: float, *, in_turn: bool = True) -> T:
         until = time.monotonic() + timeout_s
         talk = request.body(self)
         try:
             requests = next(talk)
             while True:
                 try:
-                    replies = self._calls.exchange(requests, until)
+                    replies = self._calls.exchange(requests, until, in_turn=in_turn)
                 except HoldfastError as error:
                     replies = [error] * len(requests)
                 requests = talk.send(replies)
@@ -73,7 +73,7 @@ class EtcdLink(_Link):
         replies: list[T | Exception] = []
         for request in requests:
             try:
-                replies.append(self.call(request, max(0.001, until - time.monotonic())))
+                replies.append(self.call(request, max(0.001, until - time.monotonic()), in_turn=False))
             except HoldfastError as error:
                 replies.append(error)
         return replies

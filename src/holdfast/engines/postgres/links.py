@@ -24,7 +24,8 @@ IDLE_S = 1.0
 """A connection that rested longer is looked at before it is used: the server may have closed it."""
 
 MAX_WIRES = 8
-"""Connections for calls of one process: a server has a hundred, and calls are short. More threads take turns."""
+"""Connections for calls of one process: a server has a hundred, and calls are short. More threads take turns, but
+no renewal does."""
 
 AGAIN = 5
 """How often a call that the server rolled back in favour of another is sent at once; after that, patience counts."""
@@ -105,7 +106,7 @@ class PostgresLink:
         until = time.monotonic() + timeout_s
         calls: list[Call] = [request.body for request in requests]
         try:
-            with _Turn(self, until) as wire:
+            with _Turn(self, until, in_turn=False) as wire:
                 replies = wire.exchange(calls, max(0.001, until - time.monotonic()), self._calls.wraps)
                 again = [number for number, reply in enumerate(replies) if self._calls.is_to_be_resent(reply)]
                 if again and not wire.closed:
@@ -203,18 +204,18 @@ class _Turn:
 
     __slots__ = ("link", "room", "until", "wire")
 
-    def __init__(self, link: PostgresLink, until: float) -> None:
+    def __init__(self, link: PostgresLink, until: float, *, in_turn: bool = True) -> None:
         self.link, self.until = link, until
-        self.room = link.room
+        self.room = link.room if in_turn else None
         self.wire: Wire | None = None
 
     def __enter__(self) -> Wire:
-        if not self.room.acquire(timeout=max(0.0, self.until - time.monotonic())):
+        if self.room is not None and not self.room.acquire(timeout=max(0.0, self.until - time.monotonic())):
             raise Unavailable(f"all {MAX_WIRES} connections of this process to PostgreSQL are busy")
         try:
             self.wire = self.link.take(self.until)
         except BaseException:
-            self.room.release()
+            self._leave()
             raise
         return self.wire
 
@@ -226,6 +227,10 @@ class _Turn:
                 else:
                     self.link.give(self.wire)
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.room is not None:
             self.room.release()
 
 

@@ -22,6 +22,7 @@ from ...errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable, Unsupp
 from ...model import Turnstile
 from ..redis.pipes import Wire
 from ..redis.wire import Eval, Target, is_unknown_script
+from ..room import Room
 from . import nodes as nodes_
 from .nodes import Facts, Nodes, facts_of
 from .protocol import Round, Talk
@@ -34,8 +35,8 @@ log = logging.getLogger("holdfast.quorum")
 IDLE_S = 1.0
 """Connections that rested longer are looked at before they are used: the server may have closed them."""
 
-MAX_IDLE = 16
-"""Sets of connections kept for later; each thread in the middle of a call has one more."""
+MAX_FANS = 16
+"""Sets of connections for calls of one process: calls are short. More threads take turns, but no renewal does."""
 
 
 class NodeWire(Wire):
@@ -329,6 +330,7 @@ class QuorumLink:
         self._nodes = Nodes(self._targets)
         self._idle: deque[Fan] = deque()
         self._fans: set[Fan] = set()
+        self._room = Room(MAX_FANS, self._idle, self._fans, "the quorum's nodes")
         self._alone = Alone()
         self._ears = Ears(self._targets, self.inbox)
         self._closed = False
@@ -343,24 +345,24 @@ class QuorumLink:
         replies: list[T | Exception] = []
         for request in requests:
             try:
-                replies.append(self._call(request, until))
+                replies.append(self._call(request, until, in_turn=False))
             except HoldfastError as error:
                 replies.append(error)
         return replies
 
-    def _call(self, request: Request[T], until: float) -> T:
+    def _call(self, request: Request[T], until: float, *, in_turn: bool = True) -> T:
         body = request.body
         if not body.alone:
-            return request.parse(self._converse(body.talk, until))
+            return request.parse(self._converse(body.talk, until, in_turn))
         if not self._alone.enter(body.alone, max(0.0, until - time.monotonic())):
             raise OutcomeUnknown(f"another {request.op} of this claim is under way")
         try:
-            return request.parse(self._converse(body.talk, until))
+            return request.parse(self._converse(body.talk, until, in_turn))
         finally:
             self._alone.leave(body.alone)
 
-    def _converse(self, make: Callable[[Nodes], Talk[T]], until: float) -> T:
-        fan = self._take()
+    def _converse(self, make: Callable[[Nodes], Talk[T]], until: float, in_turn: bool) -> T:
+        fan = self._take(until, in_turn)
         nodes = self._nodes
         try:
             fan.connect(until)
@@ -391,27 +393,36 @@ class QuorumLink:
 
     # -- connections
 
-    def _take(self) -> Fan:
+    def _take(self, until: float, in_turn: bool) -> Fan:
         try:
             return self._idle.pop()
         except IndexError:
             pass
         if self._closed:
             raise Misuse("this client is closed")
+        rested = self._room.wait(until - time.monotonic()) if in_turn else None
+        if rested is not None:
+            return rested
         fan = Fan(self._nodes)
         self._fans.add(fan)
+        if in_turn:
+            self._room.dialled()
         return fan
 
     def _give(self, fan: Fan) -> None:
-        if self._closed or len(self._idle) >= MAX_IDLE:
+        if self._closed or len(self._fans) > MAX_FANS:
             self._drop(fan)
         else:
             fan.rested_at = time.monotonic()
             self._idle.append(fan)
+            if self._room.queue:
+                self._room.serve()
 
     def _drop(self, fan: Fan) -> None:
         self._fans.discard(fan)
         fan.close()
+        if self._room.queue:
+            self._room.serve()
 
     # -- signals
 

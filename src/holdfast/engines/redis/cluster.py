@@ -52,26 +52,29 @@ class ClusterLink(RedisLink):
         (reply,) = self.replies((body,), timeout_s)
         return self._outcome(request, reply)
 
-    def replies(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
-        return self._hold(routed(self._slots, bodies), timeout_s)
+    def replies(self, bodies: Sequence[Any], timeout_s: float, *, in_turn: bool = True) -> list[Any]:
+        return self._hold(routed(self._slots, bodies), timeout_s, in_turn)
 
-    def _hold(self, talk: Generator[list[Errand], list[list[Any]], T], timeout_s: float) -> T:
+    def _hold(self, talk: Generator[list[Errand], list[list[Any]], T], timeout_s: float, in_turn: bool = True) -> T:
         until = time.monotonic() + timeout_s
         try:
             errands = next(talk)
             while True:
                 left_s = max(0.001, until - time.monotonic())
-                errands = talk.send(self._run(errands, left_s))
+                errands = talk.send(self._run(errands, left_s, in_turn))
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    def _run(self, errands: Sequence[Errand], left_s: float) -> list[list[Any]]:
+    def _run(self, errands: Sequence[Errand], left_s: float, in_turn: bool) -> list[list[Any]]:
+        def asked(errand: Errand) -> list[Any]:
+            return self._node(errand.node).replies(errand.bodies, left_s * errand.share, in_turn=in_turn)
+
         if len(errands) == 1:
-            return [self._node(errands[0].node).replies(errands[0].bodies, left_s * errands[0].share)]
+            return [asked(errands[0])]
         done: queue.SimpleQueue[tuple[int, list[Any]]] = queue.SimpleQueue()
 
         def run(number: int, errand: Errand) -> None:
-            done.put((number, self._node(errand.node).replies(errand.bodies, left_s * errand.share)))
+            done.put((number, asked(errand)))
 
         for one in enumerate(errands):  # in threads of their own: a node that is silent holds up no other's
             threading.Thread(target=run, args=one, name="holdfast-redis-node", daemon=True).start()

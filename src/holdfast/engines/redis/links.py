@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ...contract import LISTEN_S, Deliver, Request
 from ...errors import HoldfastError, Misuse, Unavailable
 from ...model import Turnstile
+from ..room import Room
 from .pipes import Pipe, Wire, dial
 from .signals import AsyncEar, Ear
 from .wire import (
@@ -33,8 +34,8 @@ T = TypeVar("T")
 IDLE_S = 1.0
 """A connection that rested longer is looked at before it is used: the server may have closed it."""
 
-MAX_IDLE = 64
-"""Connections kept for later; each thread in the middle of a call has one more."""
+MAX_WIRES = 64
+"""Connections for calls of one process to one server: calls are short. More threads take turns, but no renewal does."""
 
 
 class RedisLink:
@@ -51,6 +52,7 @@ class RedisLink:
         self.inbox = secrets.token_hex(8)
         self._idle: deque[Wire] = deque()
         self._wires: set[Wire] = set()
+        self._room = Room(MAX_WIRES, self._idle, self._wires, f"Redis at {self._server.where}")
         self._ear: Ear | None = None
         self._ear_lock = threading.Lock()
         self._closed = False
@@ -73,13 +75,15 @@ class RedisLink:
         return self._outcome(request, reply)
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
-        replies = self.replies([request.body for request in requests], timeout_s) if requests else []
+        if not requests:
+            return []
+        replies = self.replies([request.body for request in requests], timeout_s, in_turn=False)
         return [self._attempt(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
-    def replies(self, bodies: Sequence[Any], timeout_s: float) -> list[Any]:
+    def replies(self, bodies: Sequence[Any], timeout_s: float, *, in_turn: bool = True) -> list[Any]:
         """The server's own words for each, all over one connection; where there are none, why."""
         try:
-            wire = self._take(timeout_s)
+            wire = self._take(timeout_s, in_turn=in_turn)
         except HoldfastError as error:
             return [error] * len(bodies)
         try:
@@ -100,7 +104,9 @@ class RedisLink:
         try:
             requests = next(talk)
             while True:
-                requests = talk.send(self.call_many(requests, max(0.001, until - time.monotonic())))
+                left_s = max(0.001, until - time.monotonic())
+                replies = self.replies([request.body for request in requests], left_s)
+                requests = talk.send([self._attempt(*pair) for pair in zip(requests, replies, strict=True)])
         except StopIteration as done:
             return done.value
 
@@ -121,7 +127,7 @@ class RedisLink:
 
     # -- connections
 
-    def _take(self, timeout_s: float) -> Wire:
+    def _take(self, timeout_s: float, *, in_turn: bool = True) -> Wire:
         while True:
             try:
                 wire = self._idle.pop()
@@ -130,6 +136,18 @@ class RedisLink:
             if time.monotonic() - wire.rested_at < IDLE_S or wire.is_fresh():
                 return wire
             self._drop(wire)
+        if not in_turn:
+            return self._dialled(timeout_s)
+        until = time.monotonic() + timeout_s
+        rested = self._room.wait(timeout_s)
+        if rested is not None:
+            return rested
+        try:
+            return self._dialled(max(0.001, until - time.monotonic()))
+        finally:
+            self._room.dialled()
+
+    def _dialled(self, timeout_s: float) -> Wire:
         if self._closed:
             raise Misuse("this client is closed")
         wire = self._dial(timeout_s)
@@ -143,15 +161,19 @@ class RedisLink:
         if wire.closed:  # it broke, and those that rested meanwhile may be as dead: a retry takes a new one
             self._forget_idle()
             self._drop(wire)
-        elif self._closed or len(self._idle) >= MAX_IDLE:
+        elif self._closed or len(self._wires) > MAX_WIRES:
             self._drop(wire)
         else:
             wire.rested_at = time.monotonic()
             self._idle.append(wire)
+            if self._room.queue:
+                self._room.serve()
 
     def _drop(self, wire: Wire) -> None:
         self._wires.discard(wire)
         wire.close()
+        if self._room.queue:
+            self._room.serve()
 
     def _forget_idle(self) -> None:
         while self._idle:

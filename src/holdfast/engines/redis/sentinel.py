@@ -104,11 +104,11 @@ class SentinelLink(RedisLink):
         self._search = Search(place)
         super().__init__(place.primary._replace(where=place.where), channel_of)
 
-    def _take(self, timeout_s: float) -> Wire:
+    def _take(self, timeout_s: float, *, in_turn: bool = True) -> Wire:
         try:
             rested = self._idle.pop()
         except IndexError:
-            return super()._take(timeout_s)
+            return super()._take(timeout_s, in_turn=in_turn)
         if time.monotonic() - rested.rested_at < IDLE_S:
             return rested
         try:
