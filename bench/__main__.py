@@ -65,7 +65,7 @@ def measure(name: str, effort: Effort, say: Say, leave_out: Say) -> report.Found
     with contextlib.ExitStack() as stack:
         urls = {}
         for one in dict.fromkeys([name, *(peer.at for peer in of.peers if peer.at)]):
-            with contextlib.suppress(NOT_HERE):
+            with contextlib.suppress(*NOT_HERE):
                 urls[one] = stack.enter_context(engine(one).serve())
         if name not in urls:
             leave_out(f"{of.title}: its server is not installed (make servers)")

@@ -108,7 +108,7 @@ def _contest(found: Found, title: str, rows: dict[str, Figures]) -> list[str]:
     fair = any(peer.fair for peer in found.peers if peer.rival)
     compared = [figure for figure in figures if figure in (COMPARED if fair else COMPARED_TO_UNFAIR)]
     rivals = {figure: rival for figure in compared if (rival := best_fair(found, rows, figure))}
-    ratios = [["*the best*", *(f"*{rival}*" for rival in rivals.values())]]
+    ratios: list[list[object]] = [["*the best*", *(f"*{rival}*" for rival in rivals.values())]]
     ratios += [
         [name, *(ratio(row[f], rows[rival][f]) if f in row else "–" for f, rival in rivals.items())]
         for name, row in rows.items()

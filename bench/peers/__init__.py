@@ -74,7 +74,7 @@ class Engine(NamedTuple):
     floor: str
     """The peer whose pair is the least that there can be."""
     floor_note: str
-    version: Callable[[str], object]
+    version: Callable[[str], str]
     """Of the server at a URL."""
     counter: Callable[[str], AbstractContextManager[Callable[[], int]]] | None = None
     """``with counter(url) as end:`` and ``end()``: how many commands clients sent meanwhile."""

@@ -147,7 +147,13 @@ class JavaTeam:
 
 @contextlib.contextmanager
 def _ended_later(workers: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    timer = threading.Timer(PATIENCE_S, lambda: [worker.kill() for worker in workers])
+    def end() -> None:
+        for worker in workers:
+            worker.kill()
+
+    timer = threading.Timer(PATIENCE_S, end)
     timer.start()
-    yield
-    timer.cancel()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -66,13 +66,13 @@ def _sherlock(client: Any) -> Any:
 def _by_hand(url: str) -> Iterator[Any]:
     with connected(url) as wire:
 
-        def ask(*words: str) -> bytes:
-            wire.sendall(request(*words))
+        def ask(words: bytes) -> bytes:
+            wire.sendall(words)
             return wire.recv(64)
 
-        sha = ask("SCRIPT", "LOAD", RELEASE).split()[1].decode()
+        sha = ask(request("SCRIPT", "LOAD", RELEASE)).split()[1].decode()
         take, give = request("SET", "hand", "me", "NX", "PX", "15000"), request("EVALSHA", sha, "1", "hand", "me")
-        yield Turns(lambda: (wire.sendall(take), wire.recv(64)), lambda: (wire.sendall(give), wire.recv(64)))
+        yield Turns(lambda: ask(take), lambda: ask(give))
 
 
 def connected(url: str) -> socket.socket:
