@@ -371,7 +371,7 @@ class Usurper:
                     del stand.places[claim_id]
             engine._settle(stand)
         assert drive(self._session.renew_one(self._tenure)).state is State.ADMITTED
-        self._session.hold(self._tenure, self._session.world.now())
+        self._session.hold(self._tenure)
         self.lease = Lease(self._session, self._tenure)
         return self._store.open_done(self._store.known(), 0, self.lease)
 
