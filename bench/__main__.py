@@ -99,7 +99,7 @@ Made by `make bench` in {minutes:.0f} minutes: {machine()}.
 - Commands are what clients sent: on Redis by MONITOR, PostgreSQL's statements (both in one run of their own, since
   counting slows the server down), ZooKeeper's packets, etcd's messages. CPU is that of all threads of the clients.
 - A peer is *fair* if its waiters stand in a queue. Ratios are to the best fair peer of that engine, figure by figure.
-- On asyncio each process has a loop with one task. In Java each is a JVM that had time to warm up.
+- On asyncio each process has a loop with one task. In Java it is {java.JVMS} warm JVMs whose threads contend instead.
 """
 
 

@@ -99,7 +99,7 @@ def pairs(of: Engine, url: str, peers: list[Peer], effort: Effort) -> Figures:
 def _timer(peer: Peer, url: str) -> Iterator[Callable[[int], list[float]]]:
     """Gives a function: the seconds of so many pairs."""
     if peer.face == "java":
-        with JavaTeam(peer, url, 1) as team:
+        with JavaTeam(peer, url, jvms=1) as team:
             team.pair_times(WARM_UP)
             yield team.pair_times
     elif peer.face == "asyncio":
@@ -209,15 +209,13 @@ class Contender:
 
     def __init__(self, engine_name: str, peer_name: str, url: str) -> None:
         self._stack = contextlib.ExitStack()
-        self._lock = self._stack.enter_context(engine(engine_name).peer(peer_name).blocking(url))
+        self._lock: Any = self._stack.enter_context(engine(engine_name).peer(peer_name).blocking(url))
 
     def __enter__(self) -> None:
         self._lock.__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
+    def __exit__(self, *exc: object) -> None:
+        self._lock.__exit__(*exc)
 
     def close(self) -> None:
         self._stack.close()
@@ -285,16 +283,15 @@ class Teams:
     def crews(self, peer: Peer, url: str) -> Iterator[tuple[int, Measure]]:
         if peer.face == "java":
             java = self._java.get(peer.name) or self._warm(peer, url)
-            with java.awake():
-                for size in self._sizes:
-                    yield size, functools.partial(java.contest, size)
+            for size in self._sizes:
+                yield size, functools.partial(java.contest, size)
             return
         for size in self._sizes:
             with self._team.hired(size, functools.partial(Contender, self._of.name, peer.name, url)) as crew:
                 yield size, crew.contest
 
     def _warm(self, peer: Peer, url: str) -> JavaTeam:
-        java = self._java[peer.name] = self._stack.enter_context(JavaTeam(peer, url, max(self._sizes)))
+        java = self._java[peer.name] = self._stack.enter_context(JavaTeam(peer, url))
         java.contest(max(self._sizes), WARM_UP_S, 0)
         return java
 

@@ -7,7 +7,6 @@ import functools
 import json
 import mmap
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -27,14 +26,16 @@ BUILT = Path(__file__).parents[2] / "build" / "bench-java"
 CLASSPATH = BUILT / "classpath"
 
 OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""For 32 on one machine: a small heap, and the compiler that is done soon."""
+"""A small heap, and the compiler that is done soon."""
 WARM_UP = 1000
 """Pairs until the hot path is compiled."""
 WARM_UP_S = 10.0
 """The same for a contest of all."""
-SETTLE_S = 1.0
-"""What stood still catches up with its timers."""
+JVMS = 4
+"""32 of them would take minutes to be warm; and this is how Java's services are: many threads, one client."""
 PATIENCE_S = 120.0
+MOST = 1000
+"""Threads of one JVM; they are numbered through."""
 
 
 def command(kind: str) -> Callable[[str], list[str]]:
@@ -60,11 +61,11 @@ def _built() -> str:
 
 
 class JavaTeam:
-    """Processes of one lock, as `holdfast.lab.team.Team` is in Python: `contest` measures the first some of them."""
+    """JVMs of one lock, whose threads contend for it as the processes of `holdfast.lab.team.Team` do."""
 
-    def __init__(self, peer: Peer, url: str, size: int) -> None:
+    def __init__(self, peer: Peer, url: str, jvms: int = JVMS) -> None:
         self._command = peer.make(url)
-        self._size = size
+        self._jvms = jvms
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -72,7 +73,7 @@ class JavaTeam:
             file = self._stack.enter_context(tempfile.NamedTemporaryFile())
             file.truncate(24)
             self._board = memoryview(mmap.mmap(file.fileno(), 24)).cast("q")
-            self._workers = [self._start(str(number), file.name) for number in range(self._size)]
+            self._workers = [self._start(str(n * MOST), file.name) for n in range(self._jvms)]
             self._answers(self._workers)
             self._stack = self._stack.pop_all()
         return self
@@ -90,29 +91,18 @@ class JavaTeam:
         self._stack.callback(worker.kill)
         return worker
 
-    @contextlib.contextmanager
-    def awake(self) -> Iterator[None]:
-        """Between contests they stand still: so many JVMs would take their share of the machine while they idle."""
-        self._signal(signal.SIGCONT)
-        time.sleep(SETTLE_S)
-        yield
-        self._signal(signal.SIGSTOP)
-
-    def _signal(self, number: int) -> None:
-        for worker in self._workers:
-            worker.send_signal(number)
-
     def pair_times(self, count: int) -> list[float]:
         """Seconds of each of ``count`` pairs, by the first."""
         (answer,) = self._ask(self._workers[:1], f"pairs {count}")
         return list(answer["times"])
 
-    def contest(self, number: int, seconds: float, inside_s: float) -> Contest:
-        board, workers = self._board, self._workers[:number]
+    def contest(self, threads: int, seconds: float, inside_s: float) -> Contest:
+        """So many threads in all."""
+        board, workers = self._board, self._workers
         board[0], board[1], board[2] = -1, 0, 0
         started = time.perf_counter()
         for worker in workers:
-            self._tell(worker, f"contend {inside_s * 1e6:.0f}")
+            self._tell(worker, f"contend {inside_s * 1e6:.0f} {threads // len(workers)}")
         time.sleep(seconds)
         in_time, elapsed = board[1], time.perf_counter() - started
         board[2] = 1
@@ -121,7 +111,7 @@ class JavaTeam:
             seconds=elapsed,
             handovers_in_time=in_time,
             handovers=board[1],
-            waits=[share["waits"] for share in shares],
+            waits=[waits for share in shares for waits in share["waits"]],
             cpu_s=sum(share["cpu"] for share in shares),
             calls=0,
         )

@@ -54,7 +54,7 @@ ENGINE = Engine(
         *HOLDFAST,
         Peer("kazoo Lock", lambda url: _of_client(lambda client: client.Lock("/kazoo/bench"), url), fair=True),
         Peer("tooz", lambda url: tooz(url.replace("zookeeper://", "kazoo://")), fair=True),
-        Peer("Curator InterProcessMutex", java.command("InterProcessMutex"), "java", fair=True),
+        Peer(f"Curator InterProcessMutex, {java.JVMS} JVMs", java.command("InterProcessMutex"), "java", fair=True),
     ),
     "floor",
     "kazoo's create of an ephemeral, numbered node, and its delete",

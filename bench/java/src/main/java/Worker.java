@@ -9,6 +9,9 @@ import java.nio.MappedByteBuffer;
 import java.nio.channels.FileChannel;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.locks.LockSupport;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
@@ -19,7 +22,12 @@ import org.redisson.api.RLock;
 import org.redisson.api.RedissonClient;
 import org.redisson.config.Config;
 
-/** One process of the bench in Java; what it reads and answers is said in bench/worker.py, its twin. */
+/**
+ * One JVM of the bench: {@code Worker KIND URL NUMBER BOARD} makes a lock and says {@code {}}. Then it answers each line
+ * with one of JSON, in seconds: {@code pairs COUNT} times acquire and release; {@code contend INSIDE_US THREADS} lets
+ * threads, numbered from NUMBER on, take the lock again and again until the board says stop. On the board, which all
+ * processes share, stand who held it last, how often it was another, and whether to stop.
+ */
 public final class Worker {
     private interface Body { void run() throws Exception; }
 
@@ -46,7 +54,7 @@ public final class Worker {
             if (words[0].equals("pairs")) {
                 System.out.println(pairs(lock, Integer.parseInt(words[1])));
             } else {
-                System.out.println(contend(lock, board, number, Long.parseLong(words[1])));
+                System.out.println(contend(lock, board, number, Long.parseLong(words[1]), Integer.parseInt(words[2])));
             }
         }
         Runtime.getRuntime().halt(0);
@@ -63,9 +71,8 @@ public final class Worker {
                 public void release() throws Exception { mutex.release(); }
             };
         }
-        Config config = new Config().setThreads(2).setNettyThreads(2);  // of 32 such processes on one machine
-        config.useSingleServer().setAddress("redis://" + address)
-            .setConnectionMinimumIdleSize(1).setSubscriptionConnectionMinimumIdleSize(1);
+        Config config = new Config();
+        config.useSingleServer().setAddress("redis://" + address);
         RedissonClient client = Redisson.create(config);
         RLock lock = kind.equals("FairLock") ? client.getFairLock("redisson-fair") : client.getLock("redisson");
         return new Lock() {
@@ -93,9 +100,25 @@ public final class Worker {
         return "{\"times\": " + times + "}";
     }
 
-    private static String contend(Lock lock, MappedByteBuffer board, long number, long insideUs) throws Exception {
-        List<String> waits = new ArrayList<>();
+    private static String contend(Lock lock, MappedByteBuffer board, long number, long insideUs, int threads)
+            throws Exception {
         long startedCpu = cpu();
+        List<Future<List<String>>> contenders = new ArrayList<>();
+        ExecutorService pool = Executors.newFixedThreadPool(threads);
+        for (int i = 0; i < threads; i++) {
+            long own = number + i;
+            contenders.add(pool.submit(() -> waits(lock, board, own, insideUs)));
+        }
+        List<List<String>> waits = new ArrayList<>();
+        for (Future<List<String>> one : contenders) {
+            waits.add(one.get());
+        }
+        pool.shutdown();
+        return "{\"waits\": " + waits + ", \"cpu\": " + seconds(cpu() - startedCpu) + "}";
+    }
+
+    private static List<String> waits(Lock lock, MappedByteBuffer board, long number, long insideUs) throws Exception {
+        List<String> waits = new ArrayList<>();
         boolean[] going = {true};
         while (going[0]) {
             long asked = System.nanoTime();
@@ -111,7 +134,7 @@ public final class Worker {
                 going[0] = board.getLong(STOP) == 0;
             });
         }
-        return "{\"waits\": " + waits + ", \"cpu\": " + seconds(cpu() - startedCpu) + "}";
+        return waits;
     }
 
     private static long cpu() {
