@@ -50,17 +50,26 @@ class Listening:
     def begin(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float) -> bool:
         """As `contract.BlockingLink.listen`."""
         with self._held(timeout_s) as left_s:
-            if self._poller is None and self._ear is None and self._is_polling(left_s):
+            if self.goes_on(deliver, look_again):
+                return False
+            if self._ear is None and self._is_polling(left_s):
                 self._poller = Poller()
                 self._poller.look_again = look_again
                 return True
-            if self._poller is not None:
-                self._poller.look_again = look_again
-                return False
             ear = self._listen(left_s)
-            new = ear.deliver is None
             ear.deliver, ear.look_again = deliver, look_again
-            return new
+            return True
+
+    def goes_on(self, deliver: Deliver, look_again: Callable[[], None]) -> bool:
+        """Whether it has begun. Waits for nothing."""
+        if self._poller is not None:
+            self._poller.look_again = look_again
+            return True
+        ear = self._ear
+        if ear is None or ear.deliver is None:
+            return False
+        ear.deliver, ear.look_again = deliver, look_again
+        return True
 
     def _is_polling(self, timeout_s: float) -> bool:
         return not self._target.listens_elsewhere and self._knock(None, timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 import time
@@ -39,6 +40,7 @@ class AsyncPostgresLink:
         self._pipe: Pipe | None = None
         self._dialling: asyncio.Task[Pipe] | None = None
         self._listening = Listening(self._target, self.inbox, self._knock)
+        self._beginning = asyncio.Lock()  # many who begin at once must not take all threads, of which one connects
         self._closed = False
 
     # -- calls
@@ -47,7 +49,7 @@ class AsyncPostgresLink:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         if self._target.ends_with_connection and request.op == "enter" and not self._listening.is_up:
-            await self._in_thread(self._listening.tie, timeout_s)
+            await self._one_by_one(self._listening.tie, timeout_s)
         for number in range(AGAIN):
             pipe = self._pipe
             if pipe is None or pipe.closed:
@@ -120,7 +122,21 @@ class AsyncPostgresLink:
         if self._closed:
             raise Misuse("this client is closed")
         self._loop = asyncio.get_running_loop()
-        return await self._in_thread(self._listening.begin, deliver, look_again, timeout_s)
+        if self._listening.goes_on(deliver, look_again):
+            return False
+        return await self._one_by_one(functools.partial(self._listening.begin, deliver, look_again), timeout_s)
+
+    async def _one_by_one(self, begin: Callable[[float], T], timeout_s: float) -> T:
+        until = time.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._beginning.acquire()
+        except TimeoutError:
+            raise Unavailable(f"no signals from PostgreSQL at {self._target.where} in {timeout_s:.1f} s") from None
+        try:
+            return await self._in_thread(begin, max(0.001, until - time.monotonic()))
+        finally:
+            self._beginning.release()
 
     async def watch(self, turnstile: Turnstile, timeout_s: float = LISTEN_S) -> None:
         channel = self._channel_of(turnstile)
