@@ -171,10 +171,10 @@ class Lock:
         """
         if foreign:
             recipes.refuse_words_of_acquire(foreign)
-        return await self._take(timeout_s)
+        return await self._take(self._client.session, timeout_s)
 
-    async def _take(self, timeout_s: float | None, scoped: bool = False) -> Lease:
-        session, recipe = self._client.session, self._recipe
+    async def _take(self, session: Session, timeout_s: float | None, scoped: bool = False) -> Lease:
+        recipe = self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
@@ -206,8 +206,10 @@ class Lock:
             await lease.release()
 
     async def __aenter__(self) -> Lease:
-        leases.refuse_nesting(self._client.session, self._recipe)
-        return self._guard(await self._take(None, scoped=True))
+        session = self._client.session
+        if session.holdings.has(self._recipe.key):
+            leases.refuse_nesting(session, self._recipe)
+        return self._guard(await self._take(session, None, True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -173,10 +173,10 @@ class Lock:
         """
         if foreign:
             recipes.refuse_words_of_acquire(foreign)
-        return self._take(timeout_s)
+        return self._take(self._client.session, timeout_s)
 
-    def _take(self, timeout_s: float | None, scoped: bool = False) -> Lease:
-        session, recipe = self._client.session, self._recipe
+    def _take(self, session: Session, timeout_s: float | None, scoped: bool = False) -> Lease:
+        recipe = self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
@@ -208,11 +208,14 @@ class Lock:
             lease.release()
 
     def __enter__(self) -> Lease:
-        holdings, key = self._client.session.holdings, self._recipe.key
-        depth = holdings.depth(key)
-        leases.refuse_nesting(self._client.session, self._recipe)
+        session, key = self._client.session, self._recipe.key
+        holdings = session.holdings
+        depth = 0
+        if holdings.has(key):
+            depth = holdings.depth(key)
+            leases.refuse_nesting(session, self._recipe)
         try:
-            return self._take(None, scoped=True)
+            return self._take(session, None, True)
         except BaseException:
             if holdings.depth(key) > depth:  # an interrupt between taking it and entering the body
                 self._leave()

@@ -20,6 +20,10 @@ class Holdings:
         self._actor = actor
         self._by_actor: weakref.WeakKeyDictionary[Any, dict[str, list[tuple[Any, bool]]]] = weakref.WeakKeyDictionary()
 
+    def has(self, key: str) -> bool:
+        """Whether the running thread or task took anything of this recipe."""
+        return key in self._mine()
+
     def depth(self, key: str) -> int:
         """How many blocks the running thread or task is in."""
         return sum(scoped for _, scoped in self._mine().get(key, ()))
