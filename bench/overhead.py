@@ -3,7 +3,7 @@
 By hand means: the engine's own requests for one lock, taken apart once at the claim's id, so that a pair is two joins,
 two sends, two reads and the least parsing. Both run over a stub that answers at once, where nothing but Python is left,
 and over a server: there the difference in client CPU says more than that in wall time, which follows how the kernel
-wakes two processes on few cores.
+wakes two processes on few cores. There the same scripts are also called through redis-py, as a program would.
 
 ``python -m bench.overhead profile threads`` (or ``asyncio``) says where it goes.
 """
@@ -22,11 +22,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import redis
+import redis.asyncio
 from servers import RedisServer
 
 from holdfast import aio, sync
 from holdfast.engines.redis.engine import RedisEngine
 from holdfast.engines.redis.links import AsyncRedisLink, RedisLink
+from holdfast.engines.redis.scripts import ENTER, LEAVE, Script
 from holdfast.engines.redis.wire import Target
 from holdfast.model import Claim, Turnstile
 from holdfast.worlds.threads import drive
@@ -98,6 +101,39 @@ class AsyncByHand(asyncio.Protocol):
             raise RuntimeError(f"not admitted: {state!r}")
         if await self._ask(id.join(packed.leave)) != LEFT:
             raise RuntimeError("it was gone")
+
+
+class ByRedisPy:
+    """The same scripts through the client library."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._enter, self._leave = (client.register_script(_text(script)) for script in (ENTER, LEAVE))
+        self._keys = [f"overhead:{{bench}}:{suffix}" for suffix in "hawet"]
+        self._numbers = itertools.count()
+
+    def _call(self) -> tuple[Any, Any]:
+        id = f"me.{next(self._numbers):x}"
+        keys = [*self._keys, f"overhead:{{bench}}:x:{id}"]
+        entered = self._enter(keys=keys, args=[id, 0, 1, 15000, 1, 0, "", "by hand", ""])
+        return entered, lambda: self._leave(keys=keys, args=[id, 0, 900000])
+
+    def pair(self) -> None:
+        entered, leave = self._call()
+        if entered[:2] != b"1 " or leave() != 1:
+            raise RuntimeError(f"not admitted: {entered!r}")
+
+
+class AsyncByRedisPy(ByRedisPy):
+    async def pair(self) -> None:  # type: ignore[override]
+        asked, leave = self._call()
+        entered = await asked
+        if entered[:2] != b"1 " or await leave() != 1:
+            raise RuntimeError(f"not admitted: {entered!r}")
+
+
+def _text(script: Script) -> str:
+    return script.by_text.split(b"\r\n", 3)[3][:-2].decode()
 
 
 # -- a server that answers at once
@@ -249,13 +285,14 @@ async def on_a_loop(client: aio.Client, by_hand: Any, rounds: int, pairs: int) -
         return await measure(async_times(pair), async_times(by_hand.pair), rounds, pairs)
 
 
-async def on_a_loop_over(url: str, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+async def on_a_loop_over(url: str, rounds: int, pairs: int) -> tuple[tuple[Costs, Costs], tuple[Costs, Costs]]:
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     transport, by_hand = await loop.create_connection(lambda: AsyncByHand(Packed("")), parts.hostname, parts.port)
     costs = await on_a_loop(aio.connect(url), by_hand, rounds, pairs)
     transport.close()
-    return costs
+    async with redis.asyncio.Redis.from_url(url) as client:
+        return costs, await on_a_loop(aio.connect(url), AsyncByRedisPy(client), rounds, pairs)
 
 
 async def on_a_loop_over_a_stub(rounds: int, pairs: int) -> tuple[Costs, Costs]:
@@ -265,18 +302,20 @@ async def on_a_loop_over_a_stub(rounds: int, pairs: int) -> tuple[Costs, Costs]:
     return await on_a_loop(aio.Client(StubEngine()), by_hand, rounds, pairs)
 
 
-def over(url: str, rounds: int, pairs: int) -> tuple[Costs, Costs]:
+def over(url: str, rounds: int, pairs: int) -> tuple[tuple[Costs, Costs], tuple[Costs, Costs]]:
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port or 6379)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return blocking(sync.connect(url), ByHand(sock, Packed("")), rounds, pairs)
+        costs = blocking(sync.connect(url), ByHand(sock, Packed("")), rounds, pairs)
+    with redis.Redis.from_url(url) as client:
+        return costs, blocking(sync.connect(url), ByRedisPy(client), rounds, pairs)
 
 
 def over_a_stub(rounds: int, pairs: int) -> tuple[Costs, Costs]:
     return blocking(sync.Client(StubEngine()), ByHand(StubSocket(), Packed("")), rounds, pairs)
 
 
-def main(rounds: int = 60, pairs: int = 100) -> str:
+def main(rounds: int = 600, pairs: int = 20) -> str:
     lines = [
         "### What holdfast adds to the two calls of a pair, in µs",
         "",
@@ -286,8 +325,11 @@ def main(rounds: int = 60, pairs: int = 100) -> str:
         *rows("asyncio, stub", asyncio.run(on_a_loop_over_a_stub(rounds, pairs))),
     ]
     with serving(RedisServer) as server:
-        lines += rows("threads, Redis", over(server.url, rounds, pairs))
-        lines += rows("asyncio, Redis", asyncio.run(on_a_loop_over(server.url, rounds, pairs)))
+        plain, library = over(server.url, rounds, pairs)
+        async_plain, async_library = asyncio.run(on_a_loop_over(server.url, rounds, pairs))
+    lines += rows("threads, Redis", plain) + rows("asyncio, Redis", async_plain)
+    lines += rows("threads, Redis; by hand: redis-py", library)
+    lines += rows("asyncio, Redis; by hand: redis.asyncio", async_library)
     return "\n".join(lines) + "\n"
 
 
