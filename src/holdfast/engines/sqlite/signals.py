@@ -26,7 +26,7 @@ UNIX = os.name == "posix"
 
 PATH_BYTES = 100  # what every system takes as the path of a socket
 PER_DATAGRAM = 64
-BETWEEN = b"\xff"  # in no UTF-8
+BETWEEN = "\udcff"  # half of a surrogate pair, which no name holds; one byte on the way, which no UTF-8 holds
 FULL = 8
 """So many datagrams at one reading mean that others may have found no room (Linux queues 10 or 11)."""
 
@@ -91,14 +91,9 @@ class Post:
     def send(self, inbox: str, signals: Sequence[Signal]) -> bool:
         """False where nobody is there to receive them any more."""
         for start in range(0, len(signals), PER_DATAGRAM):
-            data = BETWEEN.join([part.encode() for signal in signals[start : start + PER_DATAGRAM] for part in signal])
+            text = BETWEEN.join([part for signal in signals[start : start + PER_DATAGRAM] for part in signal])
             try:
-                if self._unix:
-                    self._send(inbox, data)
-                else:
-                    place = (self._folder / (inbox + SUFFIX)).read_bytes()
-                    port, nonce = int.from_bytes(place[:2], "big"), place[2:]
-                    self._sender.sendto(nonce + data, ("127.0.0.1", port))
+                self._send(inbox, text.encode(errors="surrogateescape"))
             except BlockingIOError:  # its queue is full: it looks again once it reads so many
                 return True
             except OSError as error:
@@ -108,6 +103,11 @@ class Post:
         return True
 
     def _send(self, inbox: str, data: bytes) -> None:
+        if not self._unix:
+            place = (self._folder / (inbox + SUFFIX)).read_bytes()
+            port, nonce = int.from_bytes(place[:2], "big"), place[2:]
+            self._sender.sendto(nonce + data, ("127.0.0.1", port))
+            return
         peer = self._peers.get(inbox)
         if peer is not None:
             try:
@@ -139,17 +139,14 @@ class Post:
     def wake(self) -> None:
         """Make our own reader look up."""
         with contextlib.suppress(OSError):
-            self.send(self._inbox, [Signal("")])
+            self._send(self._inbox, b"")
 
     def read(self, data: bytes) -> list[Signal]:
         """The signals of one datagram; none for what is not from one of us."""
         if not data.startswith(self._nonce):
             return []
-        try:
-            parts = [part.decode() for part in data[len(self._nonce) :].split(BETWEEN)]
-        except UnicodeDecodeError:
-            return []
-        return [Signal(kind, key) for kind, key in zip(parts[::2], parts[1::2], strict=False) if kind]
+        parts = iter(data[len(self._nonce) :].decode(errors="surrogateescape").split(BETWEEN))
+        return list(map(Signal, parts, parts))
 
     def close(self) -> None:
         """Send no more. Whoever reads the receiver closes it: a descriptor must not go while it is waited on."""
