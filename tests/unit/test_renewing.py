@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from scripted import World
@@ -18,7 +18,7 @@ from servers import eventually
 
 import holdfast
 from holdfast import Misuse, Unsupported, aio
-from holdfast.contract import Request
+from holdfast.contract import BlockingLink, Request
 from holdfast.core import lease
 from holdfast.core.recipe import Recipe
 from holdfast.core.tenure import trusted_s
@@ -134,7 +134,7 @@ class Helped:
     def pass_time(self, seconds: float) -> None:
         """The helper does what it does meanwhile."""
         until = self.time + seconds
-        while (pause_s := self.renewing.look(self)) and self.time + pause_s < until:
+        while (pause_s := self.renewing.look(cast(BlockingLink, self))) and self.time + pause_s < until:
             self.time += pause_s
         self.time = until
 
@@ -304,10 +304,10 @@ def test_the_default_engine_and_the_one_of_the_environment_can_be_helped(
 
 def test_a_lease_that_is_held_anew_stands_in_one_line_and_a_line_is_used_again(tmp_path: Any) -> None:
     with holdfast.connect(f"sqlite:///{tmp_path}/x.db", renewer="process") as client:
+        helper: Any = client.session.renewer.helper
         for _ in range(3):
             with client.lock("x") as lease:
                 client.session.hold(lease._tenure)
-                helper: Any = client.session.renewer.helper
                 assert len([line for line in range(10) if helper._table.read(line)]) == 1
         assert helper._table.head().lines == 1
         assert helper._table.read(0) is None
