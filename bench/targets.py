@@ -11,6 +11,7 @@ from .report import Found, Spread, best, best_fair, best_rival, ratio, spread
 from .workloads import Figures
 
 MANY = 32
+QUEUES = "python-redis-lock"
 ADVISORY = "PostgreSQL advisory lock"
 BATCHED = "holdfast, sticky, 5 ms"
 
@@ -65,12 +66,13 @@ def _redis_contests(found: Found) -> Iterator[Target]:
         def beside(peer: str, figure: str, mine: Figures = mine, rows: dict[str, Figures] = rows) -> Spread:
             return ratio(mine[figure], rows[peer][figure])
 
-        for peer, limit in (("python-redis-lock", 1.3), (ADVISORY, 1)):
+        for peer, limit in ((QUEUES, 1.3), (ADVISORY, 1)):
             if peer in rows:
                 yield _at_least(f"{where}: hand-overs", limit, f" × {peer}", beside(peer, "hand-overs/s"))
         for figure, limit in (("p99 ms", 0.4), ("CPU µs/hand-over", 0.8)):
-            if peer := best_fair(found, rows, figure):
-                yield _at_most(f"{where}: {figure}", limit, f" × {peer}", beside(peer, figure))
+            for peer in dict.fromkeys((best_fair(found, rows, figure), QUEUES)):
+                if peer in rows:
+                    yield _at_most(f"{where}: {figure}", limit, f" × {peer}", beside(peer, figure))
         yield _at_least(f"{where}: Jain", 0.99, "", spread(mine["Jain"]))
         yield _at_most(f"{where}: commands per acquisition", 2.0, "", spread(mine["commands/acquisition"]))
 
