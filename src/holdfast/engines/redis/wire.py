@@ -78,9 +78,9 @@ class Wait(bytes):
     __slots__ = ()
 
 
-def first_try(body: Any) -> bytes:
+def first_try(body: Eval | bytes) -> bytes:
     """What to send for a request's body, a script call or a packed command."""
-    if type(body) is Eval:
+    if isinstance(body, Eval):
         return b"*%d\r\n%b%b" % (body.count + 2, body.script.by_sha, body.rest)
     return body
 
