@@ -69,6 +69,7 @@ class Herd:
 async def herd(url: str, size: int, sample: int, read: Read, ttl_s: float | None = 60.0) -> tuple[Costs, Costs]:
     """What one more arrival, and one hand-over, costs where ``size`` wait: the mean of ``sample``."""
     async with aio.connect(url, patience_s=30) as client:
+        await client.session.listen()  # so that nobody looks again because signals flow only now
         herd = Herd(client, ttl_s)
         first = await herd.lock.acquire()
         for start in range(0, size, AT_ONCE):
@@ -105,7 +106,8 @@ def sqlite_says() -> Iterator[Read]:
     """Counts the steps of SQLite's virtual machine, for files opened in this time."""
     from holdfast.engines.sqlite import store
 
-    steps, open_file = [0], store.open_file
+    inside: Any = store
+    steps, open_file = [0], inside.open_file
 
     def step() -> None:
         steps[0] += 1
@@ -115,11 +117,11 @@ def sqlite_says() -> Iterator[Read]:
         connection.set_progress_handler(step, 1)
         return connection
 
-    store.open_file = counted
+    inside.open_file = counted
     try:
         yield lambda: {"steps": steps[0]}
     finally:
-        store.open_file = open_file
+        inside.open_file = open_file
 
 
 WITH_STATEMENTS = "shared_preload_libraries=pg_stat_statements"
