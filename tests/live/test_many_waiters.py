@@ -78,7 +78,7 @@ async def comes_true(condition: Callable[[], bool]) -> None:
 async def wait_for_all(url: str, count: int, waiting: Callable[[], None]) -> None:
     """Tasks of one client wait for as many locks, each held by another; then all of them enter."""
     names = [f"lock{number}" for number in range(count)]
-    async with aio.connect(url) as other, aio.connect(url) as client:
+    async with aio.connect(url, patience_s=40) as other, aio.connect(url, patience_s=40) as client:
         held: list[aio.Lease] = []
         for start in range(0, count, 250):
             held += await asyncio.gather(*(other.lock(name).acquire() for name in names[start : start + 250]))
