@@ -10,6 +10,8 @@ from .peers import Engine, Peer
 from .placement_timing import table
 from .workloads import Contests, Figures
 
+FAIR = 0.5
+"""Jain's index below which a peer was not fair, whatever it says."""
 MORE_IS_BETTER = ("hand-overs/s", "acquisitions/s", "Jain")
 
 
@@ -96,7 +98,7 @@ def best_rival(found: Found, *faces: str) -> str:
 def best_fair(found: Found, rows: dict[str, Figures], figure: str) -> str:
     """The peer to be measured by, for one figure: of those on this engine that queue, or of all where none does."""
     rivals = [peer for peer in found.peers if peer.rival and figure in rows.get(peer.name, ())]
-    rivals = [peer for peer in rivals if peer.fair] or rivals
+    rivals = [peer for peer in rivals if peer.fair and statistics.median(rows[peer.name]["Jain"]) >= FAIR] or rivals
     figures = {peer.name: rows[peer.name][figure] for peer in rivals}
     return best(figures, [peer.name for peer in rivals], more=figure in MORE_IS_BETTER) if rivals else ""
 
