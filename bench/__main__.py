@@ -98,8 +98,8 @@ Made by `make bench` in {minutes:.0f} minutes: {machine()}.
 - Jain's index is 1 where all processes got the same, 1/n where one got everything.
 - Commands are what clients sent: on Redis by MONITOR, PostgreSQL's statements (both in one run of their own, since
   counting slows the server down), ZooKeeper's packets, etcd's messages. CPU is that of all threads of the clients.
-- A peer is *fair* if its waiters stand in a queue, and if Jain's index was {report.FAIR} or more. Ratios are to the best
-  fair peer of that engine, figure by figure.
+- A peer is *fair* if its waiters stand in a queue, and if Jain's index was {report.FAIR} or more. Ratios are to the
+  best fair peer of that engine, figure by figure.
 - On asyncio each process has a loop with one task. In Java it is {java.JVMS} warm JVMs whose threads contend instead.
 """
 

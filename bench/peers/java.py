@@ -33,7 +33,8 @@ WARM_UP_S = 10.0
 """The same for a contest of all."""
 JVMS = 4
 """32 of them would take minutes to be warm; and this is how Java's services are: many threads, one client."""
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
+"""A wake-up that Redisson's fair lock loses can cost minutes: 5 s for each that waits."""
 MOST = 1000
 """Threads of one JVM; they are numbered through."""
 
@@ -131,7 +132,7 @@ class JavaTeam:
         with _ended_later(workers):
             lines = [worker.stdout.readline() for worker in workers if worker.stdout]
         if not all(lines):
-            raise RuntimeError("a worker in Java ended, or had to be")
+            raise RuntimeError(f"a JVM ended, or did not answer within {PATIENCE_S:g} s")
         return [json.loads(line) for line in lines]
 
 
