@@ -22,6 +22,7 @@ from .core.helping import Helper
 from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session, lost_message
+from .core.sticky import Keeper, StickyBase, Turn
 from .engines import resolve
 from .errors import AcquireTimeout, LeaseLost, Misuse
 from .hooks import Hook
@@ -78,8 +79,10 @@ class Client:
                 gone = self._live.pop(loop, None)
                 if gone is not None:
                     gone.strand()
-        session = self._live[asyncio.get_running_loop()] = self._new_session()
+        session = self._new_session()
         session.renewer.helper = self._helper and self._helper()
+        session.keeper = Keeper(session)
+        self._live[asyncio.get_running_loop()] = session
         _sessions.add(session)
         return session
 
@@ -178,9 +181,15 @@ class Lock:
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
-            tenure = leases.new_tenure(session, recipe)
-            lease = Lease(session, tenure, recipe.on_unsure)
-            await leases.acquire(session, tenure, recipe.strategy, waits_s)
+            if recipe.sticky:
+                turn = Turn()
+                lease = StickyLease(session, turn, recipe.on_unsure)
+                if not session.keeper.retake(turn, recipe):
+                    await session.keeper.acquire(turn, recipe, waits_s)
+            else:
+                tenure = leases.new_tenure(session, recipe)
+                lease = Lease(session, tenure, recipe.on_unsure)
+                await leases.acquire(session, tenure, recipe.strategy, waits_s)
         session.holdings.push(recipe.key, lease, scoped)
         return lease
 
@@ -192,9 +201,15 @@ class Lock:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
-            tenure = leases.new_tenure(session, recipe)
-            lease = Lease(session, tenure, recipe.on_unsure)
-            if not await leases.try_acquire(session, tenure):
+            if recipe.sticky:
+                turn = Turn()
+                lease = StickyLease(session, turn, recipe.on_unsure)
+                taken = session.keeper.retake(turn, recipe) or await session.keeper.try_acquire(turn, recipe)
+            else:
+                tenure = leases.new_tenure(session, recipe)
+                lease = Lease(session, tenure, recipe.on_unsure)
+                taken = await leases.try_acquire(session, tenure)
+            if not taken:
                 return None
         session.holdings.push(recipe.key, lease, scoped)
         return lease
@@ -314,6 +329,22 @@ class Lease(leases.LeaseBase):
             error.add_note(str(lost))
         if ours:
             raise LeaseLost(lost_message(self._tenure)) from error
+
+
+class StickyLease(StickyBase, Lease):
+    """One taking of a sticky lock."""
+
+    __slots__ = ()
+
+    def __init__(self, session: Session, turn: Turn, on_unsure: str = "pass") -> None:
+        super().__init__(session, turn, on_unsure)
+        self._guards = []
+
+    async def release(self) -> None:
+        """End this taking; the lease goes back to the engine only if others want it. Raises `LeaseLost`."""
+        tenure = self._end_turn()
+        if tenure is not None:
+            await self._session.release(tenure)
 
 
 class _CancelOnLost:

@@ -26,6 +26,7 @@ from .core.helping import Helper
 from .core.naming import call_namer
 from .core.recipe import LockOptions, Recipe
 from .core.session import Session
+from .core.sticky import Keeper, StickyBase, Turn
 from .engines import resolve
 from .errors import AcquireTimeout, LeaseLost, Misuse
 from .hooks import Hook
@@ -81,6 +82,7 @@ class Client:
             if self._live is None:
                 live = self._new_session()
                 live.renewer.helper = self._helper and self._helper()
+                live.keeper = Keeper(live)
                 if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
                     live.holdings = self._inherited.holdings
                 _sessions.add(live)
@@ -180,9 +182,15 @@ class Lock:
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
             waits_s = recipe.timeout_s if timeout_s is None else timeout_s
-            tenure = leases.new_tenure(session, recipe)
-            lease = Lease(session, tenure, recipe.on_unsure)
-            drive(leases.acquire(session, tenure, recipe.strategy, waits_s))
+            if recipe.sticky:
+                turn = Turn()
+                lease = StickyLease(session, turn, recipe.on_unsure)
+                if not session.keeper.retake(turn, recipe):
+                    drive(session.keeper.acquire(turn, recipe, waits_s))
+            else:
+                tenure = leases.new_tenure(session, recipe)
+                lease = Lease(session, tenure, recipe.on_unsure)
+                drive(leases.acquire(session, tenure, recipe.strategy, waits_s))
         session.holdings.push(recipe.key, lease, scoped)
         return lease
 
@@ -194,9 +202,15 @@ class Lock:
         session, recipe = self._client.session, self._recipe
         lease: Lease | None = session.holdings.top(recipe.key) if recipe.reentrant else None
         if lease is None or not lease.is_held:
-            tenure = leases.new_tenure(session, recipe)
-            lease = Lease(session, tenure, recipe.on_unsure)
-            if not drive(leases.try_acquire(session, tenure)):
+            if recipe.sticky:
+                turn = Turn()
+                lease = StickyLease(session, turn, recipe.on_unsure)
+                taken = session.keeper.retake(turn, recipe) or drive(session.keeper.try_acquire(turn, recipe))
+            else:
+                tenure = leases.new_tenure(session, recipe)
+                lease = Lease(session, tenure, recipe.on_unsure)
+                taken = drive(leases.try_acquire(session, tenure))
+            if not taken:
                 return None
         session.holdings.push(recipe.key, lease, scoped)
         return lease
@@ -318,6 +332,18 @@ class Lease(leases.LeaseBase):
             if error is None:
                 raise
             error.add_note(str(lost))
+
+
+class StickyLease(StickyBase, Lease):
+    """One taking of a sticky lock."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """End this taking; the lease goes back to the engine only if others want it. Raises `LeaseLost`."""
+        tenure = self._end_turn()
+        if tenure is not None:
+            drive(self._session.release(tenure))
 
 
 class Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from .contract import Deliver, Request
@@ -44,8 +45,12 @@ class World(Protocol):
         """Uniform in [0, 1)."""
         ...
 
-    def actor(self) -> Any:
-        """The running thread or task, as something that can be compared and held weakly."""
+    def mutex(self) -> AbstractContextManager[object]:
+        """For a few steps without I/O, against the other threads of the process."""
+        ...
+
+    def belongings(self) -> dict[Any, Any]:
+        """What the running thread or task keeps here, gone when it is."""
         ...
 
     async def sleep(self, delay_s: float) -> None: ...

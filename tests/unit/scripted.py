@@ -7,6 +7,7 @@ waits; the renewer's rounds as well (`World.renewer_at`).
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -85,6 +86,7 @@ class World:
         self.events: list[Event] = []
         self._link = MemoryLink(self.engine)
         self._link.inbox = self.inbox
+        self.mine: dict[Any, Any] = {}
         self.session = Session(self.engine, self, patience_s=5.0, owner="test", hooks=(self.events.append,))
         self.hears = True  # whether the engine's signals reach us
         self._plans: list[tuple[float, int, Callable[[], object]]] = []
@@ -145,8 +147,11 @@ class World:
     def random(self) -> float:
         return 0.5
 
-    def actor(self) -> Any:
-        return self.session
+    def mutex(self) -> threading.Lock:
+        return threading.Lock()
+
+    def belongings(self) -> dict[Any, Any]:
+        return self.mine
 
     def mailbox(self) -> Box:
         return Box()

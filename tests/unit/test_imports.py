@@ -11,8 +11,8 @@ import holdfast
 
 ROOT = Path(holdfast.__file__).parent
 PAGE = """
-    __main__ cli lab store fleet testing compat aio sync renewing worlds fence engines core placement hooks world contract
-    model errors
+    __main__ cli lab store fleet testing compat aio sync renewing worlds fence engines core placement hooks world
+    contract model errors
 """
 HOUSE = PAGE.split()
 CLIENTS = {

@@ -59,7 +59,7 @@ def test_of_several_rounds_the_one_in_the_middle_counts_whole() -> None:
 # -- the chart
 
 
-def rows(strategies: Any = STRATEGIES, waiters: Any = (1, 2, 32), **figures: float) -> list[Row]:
+def rows(strategies: Any = STRATEGIES, waiters: Any = (1, 2, 32), **figures: Any) -> list[Row]:
     names = [field.name for field in dataclasses.fields(Row)][2:]
     return [
         Row(strategy, many, **{name: figures.get(name, 0.1 * many + place) for name in names})

@@ -238,7 +238,7 @@ def test_giving_back_in_the_background_is_done_in_bounded_rounds(world: World) -
     many = [world.session.new_tenure(LOCK.__class__("lock", str(n), 1), 1, 60.0) for n in range(600)]
     for tenure in many:
         drive(lease.try_acquire(world.session, tenure))
-        world.session.renewer._collect(tenure)
+        world.session.renewer._collect(tenure, None)
     world.ops()
     sizes = []
     while world.session.renewer.graves:

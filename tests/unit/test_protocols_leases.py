@@ -217,7 +217,7 @@ def test_others_waiting_is_told_once(world: World) -> None:
 def test_a_lease_whose_handle_is_collected_is_given_back_in_the_next_round(world: World) -> None:
     held(world)
     while world.session.renewer._orphans:
-        world.session.renewer._collect(world.session.renewer._orphans.popleft())
+        world.session.renewer._collect(*world.session.renewer._orphans.popleft())
     drive(world.session.renewer._round())
     assert not world.look().claims
 

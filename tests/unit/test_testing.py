@@ -124,7 +124,7 @@ def test_renewals_come_at_a_third_of_the_lease() -> None:
 def test_the_same_test_takes_the_same_steps_every_time() -> None:
     def steps() -> list[tuple[str, str, int, float]]:
         seen: list[tuple[str, str, int, float]] = []
-        with testing.client(hooks=[lambda e: seen.append((e.kind, e.turnstile, e.token, e.elapsed_s))]) as hf:
+        with testing.client(hooks=[lambda e: seen.append((e.kind, e.turnstile.address, e.token, e.elapsed_s))]) as hf:
             first = hf.lock("a", ttl_s=3).acquire()
             hf.semaphore("b", 2, ttl_s=7).acquire()
             with hf.engine.unavailable(op="renew", times=3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,11 @@ class Holdings:
     Each with whether a block opened it (``scoped``): that one stays until the block ends, which gives back its own and
     not what was taken within. The others are forgotten once they are over, since a lease may be released by its handle.
 
-    Kept under the thread or task itself, weakly: when that is gone, so are its leases, and the renewer gives them back.
+    Kept with the thread or task itself: when that is gone, so are its leases, and the renewer gives them back.
     """
 
-    def __init__(self, actor: Callable[[], Any]) -> None:
-        self._actor = actor
-        self._by_actor: weakref.WeakKeyDictionary[Any, dict[str, list[tuple[Any, bool]]]] = weakref.WeakKeyDictionary()
+    def __init__(self, mine: Callable[[], dict[str, list[tuple[Any, bool]]]]) -> None:
+        self._mine = mine  # what the running thread or task keeps: `World.belongings`
 
     def has(self, key: str) -> bool:
         """Whether the running thread or task took anything of this recipe."""
@@ -26,7 +24,8 @@ class Holdings:
 
     def depth(self, key: str) -> int:
         """How many blocks the running thread or task is in."""
-        return sum(scoped for _, scoped in self._mine().get(key, ()))
+        leases = self._mine().get(key)
+        return sum(scoped for _, scoped in leases) if leases else 0
 
     def top(self, key: str) -> Any:
         """The innermost, or None."""
@@ -35,7 +34,8 @@ class Holdings:
 
     def push(self, key: str, lease: Any, scoped: bool) -> None:
         held = self._mine()
-        kept = [one for one in held.get(key, ()) if one[1] or one[0].is_held]
+        before = held.get(key)
+        kept = [one for one in before if one[1] or one[0].is_held] if before else ()
         held[key] = [*kept, (lease, scoped)]
 
     def pop(self, key: str, scoped: bool) -> tuple[Any, bool]:
@@ -43,15 +43,9 @@ class Holdings:
         last of this lease. Raises KeyError where there is none."""
         held = self._mine()
         leases = held[key]
+        if len(leases) == 1:
+            del held[key]
+            return leases[0][0], True
         blocks = [at for at, one in enumerate(leases) if one[1]] if scoped else []
         lease, _ = leases.pop(blocks[-1] if blocks else -1)
-        if not leases:
-            del held[key]
         return lease, all(one[0] is not lease for one in leases)
-
-    def _mine(self) -> dict[str, list[tuple[Any, bool]]]:
-        actor = self._actor()
-        held = self._by_actor.get(actor)
-        if held is None:
-            held = self._by_actor[actor] = {}
-        return held

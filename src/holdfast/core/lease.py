@@ -95,7 +95,7 @@ def own(session: Session, lease: LeaseBase) -> Tenure:
     if lease._session is not session:  # pyright: ignore[reportPrivateUsage]
         lease._session.refuse_fork()  # pyright: ignore[reportPrivateUsage]
         raise Misuse("this lease is another client's; a cell is opened through the client that took the lease")
-    return lease._tenure  # pyright: ignore[reportPrivateUsage]
+    return lease._own()  # pyright: ignore[reportPrivateUsage]
 
 
 class LeaseBase:
@@ -108,6 +108,10 @@ class LeaseBase:
         self._tenure = tenure
         self._on_unsure = on_unsure
         session.watch_handle(tenure, self)
+
+    def _own(self) -> Tenure:
+        """The claim under which a cell is opened."""
+        return self._tenure
 
     @property
     def name(self) -> str:
@@ -159,7 +163,7 @@ class LeaseBase:
             raise LeaseLost(f"the lease on {self._tenure.turnstile.address} could not be renewed and may be lost soon")
         if state == "RELEASED":
             raise LeaseLost(f"the lease on {self._tenure.turnstile.address} was {self._tenure.ended} before")
-        raise LeaseLost(lost_message(self._tenure) if self._tenure.why else lost_by_time(self._tenure))
+        raise LeaseLost(lost_message(self._tenure, "its time ran out"))
 
     def on_lost(self, callback: Callable[[], Any]) -> None:
         """Call this once if the lease is lost, apart from the renewer; at once if it already is."""
@@ -168,12 +172,7 @@ class LeaseBase:
             self._session.renewer.tell_lost(self._tenure)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._tenure.turnstile.address} token={self.token} {self.state}>"
-
-
-def lost_by_time(tenure: Tenure) -> str:
-    tenure.why = "its time ran out"
-    return lost_message(tenure)
+        return f"<{type(self).__name__} {self._tenure.turnstile.address} token={self._tenure.token} {self.state}>"
 
 
 async def wait_lost(session: Session, tenure: Tenure, timeout_s: float | None) -> bool:
@@ -198,6 +197,8 @@ async def detach(session: Session, tenure: Tenure) -> str:
         raise Unsupported(
             f"on {engine.engine} a lease of this client lives and ends with its session: it cannot change hands"
         )
+    if tenure.keeping is not None:
+        raise Misuse("a sticky lease stays with its client; take the lock with sticky=False to hand a lease over")
     if tenure.ended or tenure.is_over(session.world.now()):
         raise LeaseLost(lost_message(tenure))
     if session.renewer.helper is not None:

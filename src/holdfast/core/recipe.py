@@ -31,6 +31,9 @@ class LockOptions(TypedDict, total=False):
     on_busy: what a decorated function does when the lock is taken: ``wait``, ``skip`` (return None), ``raise``.
     on_unsure: what `Lease.ensure_held` does after a failed renewal: ``pass`` until the deadline, or ``raise``.
     cancel_on_lost: (asyncio) cancel the body of ``async with`` when the lease is lost. True by default.
+    sticky: (`lock` only) keep the lease after its release, so that this client takes it again without a round trip,
+        until someone else wants it. Its token is shared by all takings, so it fences nothing outside holdfast.
+    batch_s: (sticky) once others want it, go on taking it here for so long; by default it is handed over at once.
     payload: bytes that `status` and ``members()`` show beside the claim.
     """
 
@@ -43,6 +46,8 @@ class LockOptions(TypedDict, total=False):
     on_busy: OnBusy
     on_unsure: OnUnsure
     cancel_on_lost: bool
+    sticky: bool
+    batch_s: float | None
     payload: bytes
 
 
@@ -61,6 +66,8 @@ class Recipe:
     on_busy: OnBusy = "wait"
     on_unsure: OnUnsure = "pass"
     cancel_on_lost: bool = True
+    sticky: bool = False
+    batch_s: float | None = None
     payload: bytes = b""
 
     key: str = field(init=False, default="", compare=False)
@@ -114,6 +121,11 @@ def _checked(engine: Capabilities, turnstile: Turnstile, weight: int, options: d
         raise Misuse(f"on_unsure is 'pass' or 'raise', not {recipe.on_unsure!r}")
     if isinstance(recipe.strategy, type) or not hasattr(recipe.strategy, "take"):
         raise Misuse(f"strategy is Queue(), Adaptive(), Backoff(), Poll() or Spin(), not {recipe.strategy!r}")
+    if recipe.sticky and turnstile.kind != "lock":
+        raise Misuse(f"sticky is for lock(): a kept {turnstile.kind} would shut out who could go at the same time")
+    batch_s = recipe.batch_s
+    if batch_s is not None and not (recipe.sticky and _is_number(batch_s) and 0 <= batch_s < math.inf):
+        raise Misuse(f"batch_s goes with sticky=True and is 0 seconds or more, not {batch_s!r}")
     check_payload(recipe.payload)
     return recipe
 

@@ -12,6 +12,7 @@ import logging
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 from .. import model
 from ..contract import Engine
@@ -48,7 +49,7 @@ class Renewer:
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.closing = False
         self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
-        self._orphans: deque[Tenure] = deque()
+        self._orphans: deque[tuple[Tenure, Callable[[], object] | None]] = deque()
         self._mailbox = world.mailbox()
         self._wake_at = NEVER_S
         self._started = itertools.count()
@@ -94,6 +95,8 @@ class Renewer:
         if not tenure.wanted:
             tenure.wanted = True
             tenure.tell("wanted")
+        if tenure.keeping is not None:
+            tenure.keeping.wanted(tenure)
 
     def doubt(self, tenure: Tenure, trouble: object) -> None:
         if not tenure.unsure:
@@ -109,18 +112,19 @@ class Renewer:
 
     def watch_handle(self, tenure: Tenure, handle: object) -> None:
         """Release the claim if its handle is collected without having been released."""
-        orphans, nudge = self._orphans, self._nudge
+        tenure.handle = weakref.ref(handle, lambda _: self.orphan(tenure))
 
-        def collected(_: object) -> None:
-            orphans.append(tenure)
-            nudge()
-
-        tenure.handle = weakref.ref(handle, collected)
+    def orphan(self, tenure: Tenure, leave: Callable[[], object] | None = None) -> None:
+        """Its handle was collected, in the middle of anything. ``leave`` gives None where it is kept for others."""
+        self._orphans.append((tenure, leave))
+        self._nudge()
 
     def end(self, tenure: Tenure, how: str, why: str = "") -> None:
         tenure.ended, tenure.why, tenure.handle = how, why, None
         if self.helper is not None:
             self.helper.drop(tenure)
+        if tenure.keeping is not None:
+            tenure.keeping.ended(tenure)
         for mailbox in list(tenure.ends):
             mailbox.post(Signal(model.NUDGE))
         if tenure.life is not None:
@@ -166,6 +170,12 @@ class Renewer:
         tenure.first_sent = None  # nothing of it is left to undo
         self.graves.pop(tenure.claim.id, None)
 
+    def let_go(self, tenure: Tenure) -> None:
+        """Give back what nobody uses, in the background."""
+        if self.tenures.pop(tenure.claim.id, None) is not None:
+            self.end(tenure, "released")
+            self.bequeath(tenure, self.world.now())
+
     # -- rounds
 
     async def _run(self) -> None:
@@ -174,7 +184,7 @@ class Renewer:
         while not self.closing:
             await self.world.wait_signal(self._mailbox, self._wake_at)
             while self._orphans:
-                self._collect(self._orphans.popleft())
+                self._collect(*self._orphans.popleft())
             try:
                 if self.world.now() >= self._wake_at:
                     await self._round()
@@ -196,6 +206,8 @@ class Renewer:
             elif now >= tenure.hold_until:
                 self.lose(tenure, f"held for longer than max_hold_s={tenure.max_hold_s}")
                 self.bequeath(tenure, now)
+            elif now >= tenure.let_go_at and tenure.keeping is not None and tenure.keeping.let_go(tenure):
+                self.let_go(tenure)
         await self._renew([tenure for tenure in list(self.tenures.values()) if tenure.is_due(now)])
         await self._give_back_due(now)
         self._wake_at = min(self._wake_at, self._next_at())
@@ -253,12 +265,13 @@ class Renewer:
     def _pause_s(self, tenure: Tenure) -> float:
         return min(1.0, tenure.claim.ttl_s / 10) * (0.5 + self.world.random() / 2)
 
-    def _collect(self, tenure: Tenure) -> None:
+    def _collect(self, tenure: Tenure, leave: Callable[[], object] | None) -> None:
         """Its handle was thrown away: nobody can use or release this lease, so release it."""
-        if self.tenures.pop(tenure.claim.id, None) is None:
-            return
-        self.end(tenure, "released", "its handle was collected")
-        self.bequeath(tenure, self.world.now())
+        if leave is None or leave() is not None:
+            if self.tenures.pop(tenure.claim.id, None) is None:
+                return
+            self.end(tenure, "released", "its handle was collected")
+            self.bequeath(tenure, self.world.now())
         try:
             warnings.warn(f"a lease on {tenure.turnstile.address} was never released", ResourceWarning, stacklevel=2)
         except ResourceWarning:

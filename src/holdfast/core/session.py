@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .. import model
 from ..contract import Engine, Request
@@ -22,6 +22,9 @@ from .holding import Holdings
 from .renewer import Renewer
 from .tenure import Tenure
 
+if TYPE_CHECKING:
+    from .sticky import Keeper
+
 T = TypeVar("T")
 
 log = logging.getLogger("holdfast.session")
@@ -32,6 +35,9 @@ CLEANUP_S = 5.0
 
 class Session:
     """Everything of one client that lives while it is connected."""
+
+    keeper: Keeper
+    """Of sticky leases; the client brings it."""
 
     def __init__(
         self, engine: Engine, world: World, *, patience_s: float, owner: str, hooks: tuple[Hook, ...] = ()
@@ -45,7 +51,8 @@ class Session:
         self.calls = Calls(engine.capabilities.engine, world, patience_s)
         self.tenures = self.renewer.tenures
         self.watchers: dict[str, dict[int, Mailbox]] = {}
-        self.holdings = Holdings(world.actor)
+        self.holdings = Holdings(world.belongings)
+        self.mutex = world.mutex()
         self.listening = False  # signals surely flow: what is said to a claim from now on arrives
         self.forgotten = ""
         capabilities = engine.capabilities
@@ -133,6 +140,8 @@ class Session:
         self.tenures[tenure.claim.id] = tenure
         tenure.acknowledge(sent, standing, self.renewer.renew_share)
         self.renewer.expect(tenure)
+        if standing.wanted and standing.state is State.ADMITTED:
+            self.renewer.want(tenure)
         if tenure.life is not None and standing.state is State.WAITING:
             tenure.tell("waiting")
 
@@ -152,6 +161,8 @@ class Session:
             tenure.tell("held")
             if tenure.wanted:  # told before it was held
                 tenure.tell("wanted")
+        if tenure.max_hold_s is not None:
+            self.renewer.expect(tenure)
         if tenure.renews and self.renewer.helper is not None:
             self.renewer.helper.add(tenure)
         if self.tenures.get(tenure.claim.id) is not tenure and not tenure.ended:
@@ -287,6 +298,8 @@ class Session:
         for tenure in list(self.tenures.values()):
             if not tenure.admitted and tenure.deadline < NEVER_S:
                 tenure.look_at = now
+            elif tenure.keeping is not None:
+                tenure.due = min(tenure.due, now)  # others may want it
         for address, mailboxes in list(self.watchers.items()):
             for mailbox in list(mailboxes.values()):
                 mailbox.post(Signal(model.CHANGED, address))
@@ -317,12 +330,14 @@ class Session:
     def forget(self, why: str) -> None:
         """In a forked child: hold nothing, and say so to whoever looks."""
         self.renewer.forget(why)
+        self.mutex = self.world.mutex()  # another thread of the parent may have it
         self.watchers.clear()
         self.forgotten = why
 
 
-def lost_message(tenure: Tenure) -> str:
+def lost_message(tenure: Tenure, why: str = "") -> str:
+    """``why``: where the renewer has not said why, since it has not noticed yet."""
     lease = f"the lease on {tenure.turnstile.address} (token {tenure.token})"
     if tenure.ended in ("", "lost"):
-        return f"{lease} was lost: {tenure.why}"
+        return f"{lease} was lost: {tenure.why or why}"
     return f"{lease} was {tenure.ended} before{tenure.why and ': ' + tenure.why}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..hooks.event import Life
 from ..model import NEVER_S, Claim, Standing, State, Turnstile
@@ -18,6 +18,20 @@ DRIFT_FLOOR_S = 0.002
 def trusted_s(ttl_s: float) -> float:
     """For how long after sending a request its holder relies on a lease of ``ttl_s``."""
     return ttl_s - min(ttl_s * DRIFT_SHARE + DRIFT_FLOOR_S, ttl_s / 5)
+
+
+class Keeping(Protocol):
+    """Who keeps a lease for others of this process after its release (`sticky`): told from any thread."""
+
+    def wanted(self, tenure: Tenure) -> None:
+        """Someone outside waits for it."""
+
+    def let_go(self, tenure: Tenure) -> bool:
+        """Whether to give it back now."""
+        ...
+
+    def ended(self, tenure: Tenure) -> None:
+        """It is over."""
 
 
 class Tenure:
@@ -38,6 +52,8 @@ class Tenure:
         "first_sent",
         "handle",
         "hold_until",
+        "keeping",
+        "let_go_at",
         "life",
         "look_at",
         "mailbox",
@@ -74,6 +90,8 @@ class Tenure:
         self.due = NEVER_S  # when to renew
         self.look_at = NEVER_S  # when a waiter should look who is ahead
         self.hold_until = NEVER_S
+        self.keeping: Keeping | None = None
+        self.let_go_at = NEVER_S  # when to ask ``keeping`` whether to give it back
         self.openings = 0
         self.handle: weakref.ref[Any] | None = None
         self.life: Life | None = None  # who hears of its steps; None where nobody does
@@ -115,7 +133,7 @@ class Tenure:
     @property
     def wake_at(self) -> float:
         """When the renewer has something to do for it."""
-        return min(self.due, self.look_at, self.deadline, self.hold_until)
+        return min(self.due, self.look_at, self.deadline, self.hold_until, self.let_go_at)
 
     def is_due(self, now: float) -> bool:
         """Time to renew; a little early is fine, so that many leases share one round."""

@@ -73,7 +73,7 @@ class ScriptedEngine(MemoryEngine):
 
 def take_away(lease: LeaseBase) -> None:
     """End this lease as if its engine had: the holder is told, and whoever waits is admitted."""
-    session, tenure = lease._session, lease._tenure  # pyright: ignore[reportPrivateUsage]
+    session, tenure = lease._session, lease._own()  # pyright: ignore[reportPrivateUsage]
     leave = session.engine.leave(tenure.turnstile, tenure.claim.id, True)
     MemoryLink(cast(ScriptedEngine, session.engine)).call(leave, 1.0)
     session.renewer.lose(tenure, "the test took it away")

@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import random
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -65,9 +66,18 @@ class Tasks:
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._background: set[asyncio.Task[None]] = set()
+        self._belongings: weakref.WeakKeyDictionary[asyncio.Task[Any], dict[Any, Any]] = weakref.WeakKeyDictionary()
 
     random = staticmethod(random.random)
-    actor = staticmethod(asyncio.current_task)
+    mutex = staticmethod(threading.Lock)
+
+    def belongings(self) -> dict[Any, Any]:
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        mine = self._belongings.get(task)
+        if mine is None:
+            mine = self._belongings[task] = {}
+        return mine
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)

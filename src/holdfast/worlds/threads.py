@@ -106,10 +106,14 @@ class Threads:
         self.inbox = link.inbox
         self.now = now
         self._reading: Reading | None = getattr(link, "reading", None)
+        self._local = threading.local()
 
     random = staticmethod(random.random)
-    actor = staticmethod(threading.current_thread)
+    mutex = staticmethod(threading.Lock)
     mailbox = staticmethod(ThreadMailbox)
+
+    def belongings(self) -> dict[Any, Any]:
+        return self._local.__dict__
 
     async def sleep(self, delay_s: float) -> None:
         time.sleep(delay_s)
