@@ -56,7 +56,7 @@ class Client:
         self._hooks = tuple(hooks)
         self._owner = owner
         self._helper = helper
-        self._live: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
+        self._live: dict[asyncio.AbstractEventLoop, Session] = {}
         self._closed = False
         _clients.add(self)
 
@@ -73,9 +73,8 @@ class Client:
     def _open(self) -> Session:
         if self._closed:
             raise Misuse("this client was closed; connect() again")
-        for reference in self._live.keyrefs():  # a list of its own: other threads with other loops add theirs
-            loop = reference()
-            if loop is not None and loop.is_closed():  # a session keeps its loop alive
+        for loop in list(self._live):  # of its own: other threads with other loops add theirs
+            if loop.is_closed():
                 gone = self._live.pop(loop, None)
                 if gone is not None:
                     gone.strand()
@@ -148,7 +147,7 @@ class Client:
         await self.aclose()
 
     def _after_fork(self) -> None:
-        self._live = weakref.WeakKeyDictionary()
+        self._live = {}
 
 
 class Lock:
@@ -291,11 +290,11 @@ class RWLock:
 class Lease(leases.LeaseBase):
     """A held lock, semaphore permit or membership. ``async with`` releases it at the end."""
 
-    __slots__ = ("_guards",)
+    __slots__ = ("_cancels",)
 
     def __init__(self, session: Session, tenure: Any, on_unsure: str = "pass") -> None:
         super().__init__(session, tenure, on_unsure)
-        self._guards: list[_CancelOnLost] = []
+        self._cancels: _CancelOnLost | None = None
 
     async def release(self) -> None:
         """Give it back, from any task. Raises `LeaseLost` if it was lost; releasing twice does nothing."""
@@ -311,8 +310,8 @@ class Lease(leases.LeaseBase):
 
     def _cancel_task_on_lost(self) -> None:
         """Cancel the running task if the lease is lost before the ``async with`` that it is used in ends."""
-        if not self._guards:  # once, though it was taken again within
-            self._guards.append(_CancelOnLost(self))
+        if self._cancels is None:  # once, though it was taken again within
+            self._cancels = _CancelOnLost(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -320,7 +319,8 @@ class Lease(leases.LeaseBase):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ours = bool(self._guards) and self._guards.pop().disarm(error)
+        cancels, self._cancels = self._cancels, None
+        ours = cancels is not None and cancels.disarm(error)
         try:
             await self.release()
         except LeaseLost as lost:
@@ -338,7 +338,7 @@ class StickyLease(StickyBase, Lease):
 
     def __init__(self, session: Session, turn: Turn, on_unsure: str = "pass") -> None:
         super().__init__(session, turn, on_unsure)
-        self._guards = []
+        self._cancels = None
 
     async def release(self) -> None:
         """End this taking; the lease goes back to the engine only if others want it. Raises `LeaseLost`."""

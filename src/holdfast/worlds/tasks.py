@@ -56,6 +56,12 @@ class TaskMailbox:
         return self._signals.popleft() if self._signals else None
 
 
+class _Belongings(dict[Any, Any]):
+    """Of one task; held by nobody else."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Tasks:
     """The running event loop over one link. Made inside the loop."""
 
@@ -66,7 +72,8 @@ class Tasks:
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._background: set[asyncio.Task[None]] = set()
-        self._belongings: weakref.WeakKeyDictionary[asyncio.Task[Any], dict[Any, Any]] = weakref.WeakKeyDictionary()
+        self._belongings: weakref.WeakKeyDictionary[asyncio.Task[Any], _Belongings] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], Any], Callable[[], _Belongings | None]] = (lambda: None, lambda: None)
 
     random = staticmethod(random.random)
     mutex = staticmethod(threading.Lock)
@@ -74,9 +81,13 @@ class Tasks:
     def belongings(self) -> dict[Any, Any]:
         task = asyncio.current_task(self._loop)
         assert task is not None
+        last_task, last = self._last  # a task asks several times in a row
+        if last_task() is task and (mine := last()) is not None:
+            return mine
         mine = self._belongings.get(task)
         if mine is None:
-            mine = self._belongings[task] = {}
+            mine = self._belongings[task] = _Belongings()
+        self._last = weakref.ref(task), weakref.ref(mine)
         return mine
 
     async def sleep(self, delay_s: float) -> None:
