@@ -802,19 +802,19 @@ def test_partitions_are_shared_among_the_living(face: Face) -> None:
     async def scenario(hf: Any) -> None:
         calls: list[tuple[str, int]] = []
         assigned, revoked = (lambda p, lease: calls.append(("+", p))), (lambda p: calls.append(("-", p)))
-        async with held(await go(hf.partitions("p", 8).join(on_assigned=assigned, on_revoked=revoked))) as first:
+        async with held(await go(hf.partitions("p", 24).join(on_assigned=assigned, on_revoked=revoked))) as first:
             await go(hf.clock.advance(1))
-            assert set(first.owned) == set(range(8)) == {p for _, p in calls}
+            assert set(first.owned) == set(range(24)) == {p for _, p in calls}
             calls.clear()
-            second = await go(hf.other().partitions("p", 8).join(b"second"))
+            second = await go(hf.other().partitions("p", 24).join(b"second"))
             await go(hf.clock.advance(1))
-            assert {*first.owned} | {*second.owned} == set(range(8))
+            assert {*first.owned} | {*second.owned} == set(range(24))
             assert not {*first.owned} & {*second.owned}
             assert second.owned
             assert {("-", p) for p in second.owned} == set(calls), "only what moves is revoked"
-            members = await go(hf.partitions("p", 8).members())
+            members = await go(hf.partitions("p", 24).members())
             assert [member.id for member in members] == [first.member_id, second.member_id]
-            assert set(await go(hf.partitions("p", 8).owners())) == set(range(8))
+            assert set(await go(hf.partitions("p", 24).owners())) == set(range(24))
             partition, lease = next(iter(second.owned.items()))
             assert lease.name == f"p/{partition}"
             while await go(first.wait_change(timeout_s=0)):
@@ -822,8 +822,8 @@ def test_partitions_are_shared_among_the_living(face: Face) -> None:
             await go(second.leave())
             assert await go(first.wait_change(timeout_s=5)) is True
             await go(hf.clock.advance(1))
-            assert set(first.owned) == set(range(8))
-        assert await go(hf.partitions("p", 8).owners()) == {}
+            assert set(first.owned) == set(range(24))
+        assert await go(hf.partitions("p", 24).owners()) == {}
 
     face.run(scenario)
 
