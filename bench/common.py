@@ -13,8 +13,6 @@ from typing import TypeVar
 
 from servers import Server
 
-from holdfast.lab.figures import percentile as percentile
-
 S = TypeVar("S", bound=Server)
 
 

@@ -1,23 +1,28 @@
-"""What leases cost to keep, and how soon a waiter is in when its predecessor dies or releases."""
+"""What leases cost to keep, and how soon a waiter is in when its predecessor dies."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from servers import RedisServer
 
 import holdfast
+from holdfast.lab.figures import percentile
 
-from .common import percentile, serving
+from .common import serving
+
+DEATHS = 15
+ASLEEP_S = 0.15
+"""After so long the waiter surely sleeps in the queue."""
 
 
 def renewals(url: str, leases: int = 10_000, seconds: float = 20.0) -> str:
@@ -33,62 +38,34 @@ def renewals(url: str, leases: int = 10_000, seconds: float = 20.0) -> str:
     return f"- {leases} leases of 15 s kept on Redis: {share:.1%} of a core (states: {', '.join(sorted(states))})\n"
 
 
-def _holder(url: str, pipe: Connection) -> None:
-    hf = holdfast.connect(url)
-    while pipe.recv() == "take":
-        lease = hf.lock("handed").acquire()
-        pipe.send("held")
-        if pipe.recv() == "release":
-            pipe.send(time.clock_gettime(time.CLOCK_MONOTONIC))
-            lease.release()
-        else:
-            time.sleep(60)
-
-
-def wakeups(url: str, kind: str, times: int) -> list[float]:
-    """Milliseconds from a release, or from SIGKILL, in another process until the waiter here holds the lock."""
+def takeovers(url: str, times: int) -> list[float]:
+    """Milliseconds from the SIGKILL of the holder, another process, until the waiter here holds the lock."""
     context = multiprocessing.get_context("spawn")
-    hf = holdfast.connect(url)
     found = []
-    pipe = worker = None
-    for _ in range(times):
-        if worker is None or not worker.is_alive():
-            pipe, theirs = context.Pipe()
-            worker = context.Process(target=_holder, args=(url, theirs))
-            worker.start()
-        assert pipe is not None
-        pipe.send("take")
-        pipe.recv()
-        # the waiter must sleep in the queue before the holder goes
-        timer = multiprocessing.get_context("fork").Process(target=_later, args=(pipe, worker.pid, kind))
-        timer.start()
-        lease = hf.lock("handed").acquire()
-        now = time.clock_gettime(time.CLOCK_MONOTONIC)
-        timer.join()
-        if kind == "release":
-            found.append((now - pipe.recv()) * 1e3)
-        else:
-            found.append((now - float(Path(_KILLED).read_text())) * 1e3)
-            worker.join()
-        lease.release()
-    if worker is not None and worker.is_alive() and pipe is not None:
-        pipe.send("end")
-        worker.join()
-    hf.close()
+    with holdfast.connect(url) as hf:
+        for _ in range(times):
+            ours, theirs = context.Pipe()
+            holder = context.Process(target=_hold, args=(url, theirs))
+            holder.start()
+            ours.recv()
+            killed: list[float] = []
+            threading.Timer(ASLEEP_S, _kill, (holder, killed)).start()
+            with hf.lock("taken over"):
+                found.append((time.perf_counter() - killed[0]) * 1e3)
+            holder.join()
     return found
 
 
-_KILLED = os.path.join(tempfile.gettempdir(), f"holdfast-bench-{os.getpid()}")
+def _hold(url: str, pipe: Connection) -> None:
+    lease = holdfast.connect(url).lock("taken over").acquire()
+    pipe.send("held")
+    time.sleep(60)
+    lease.release()
 
 
-def _later(pipe: Connection, pid: int, kind: str) -> None:
-    time.sleep(0.15)
-    if kind == "release":
-        pipe.send("release")
-    else:
-        Path(_KILLED).write_text(str(time.clock_gettime(time.CLOCK_MONOTONIC)))
-        os.kill(pid, signal.SIGKILL)
-    os._exit(0)
+def _kill(holder: BaseProcess, killed: list[float]) -> None:
+    killed.append(time.perf_counter())
+    holder.kill()
 
 
 def imports() -> str:
@@ -110,13 +87,11 @@ def main() -> str:
     with serving(RedisServer) as server:
         lines.append(renewals(server.url))
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'hf.db'}"
-        for kind, times in (("release", 100), ("SIGKILL", 15)):
-            found = wakeups(url, kind, times)
-            lines.append(
-                f"- SQLite, from a holder's {kind} to the waiter's holding: median {statistics.median(found):.2f} ms, "
-                f"p90 {percentile(found, 0.9):.2f} ms (n = {times})\n"
-            )
+        found = takeovers(f"sqlite:///{Path(folder) / 'hf.db'}", DEATHS)
+        lines.append(
+            f"- SQLite, from a holder's SIGKILL to the waiter's holding: median {statistics.median(found):.2f} ms, "
+            f"p90 {percentile(found, 0.9):.2f} ms (n = {DEATHS})\n"
+        )
     lines.append(imports())
     return "".join(lines)
 

@@ -24,9 +24,8 @@ from typing import Any
 import holdfast
 from holdfast import aio
 from holdfast.engines.sqlite.signals import Post
+from holdfast.lab.figures import percentile
 from holdfast.model import ADMITTED, Signal
-
-from .common import percentile
 
 ASLEEP_S = 0.004
 """After so long the waiter sleeps in the kernel."""

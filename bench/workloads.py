@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import socket
 import statistics
 import threading
 import time
@@ -23,6 +22,7 @@ from holdfast.lab.team import Team
 
 from .peers import NOT_HERE, Engine, Peer, engine
 from .peers.java import WARM_UP, WARM_UP_S, JavaTeam
+from .relay import Relay
 
 
 class Effort(NamedTuple):
@@ -160,45 +160,6 @@ def round_trips(url: str, peer: Peer, count: int = 20) -> float | None:
         return (relay.trips - before) / count
 
 
-class Relay:
-    """Passes on to ``port`` of this machine, and counts how often a client speaks after the server did."""
-
-    def __init__(self, port: int) -> None:
-        self.trips = 0
-        self._target = port
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._listen, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.close()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                spoke = [server]
-                for source, sink in ((client, server), (server, client)):
-                    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(target=self._pass_on, args=(source, sink, client, spoke), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, sink: socket.socket, client: socket.socket, spoke: list[Any]) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                self.trips += source is client and spoke[0] is not client
-                spoke[0] = source
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 # -- one lock that many want
 
 
@@ -318,7 +279,7 @@ def _measured(
         "Jain": found.jain,
         "CPU µs/acquisition": found.cpu_s / turns * 1e6,
         "CPU µs/hand-over": found.cpu_per_handover_s * 1e6,
-        "acquisitions/s": (turns - len(found.waits)) / found.seconds,  # each had one more after the end,
+        "acquisitions/s": found.acquisitions_per_s,
     }
     if counted is not None and commands is not None:
         figures["commands/acquisition"] = commands / sum(map(len, counted.waits))

@@ -154,7 +154,7 @@ def _threads(url: str, **options: Any) -> Iterator[Any]:
     import holdfast
 
     with holdfast.connect(url) as client:
-        yield _offered(client.lock, "threads", options)
+        yield client.lock(_own_name("threads", options), **options)
 
 
 @contextlib.asynccontextmanager
@@ -162,17 +162,12 @@ async def _asyncio(url: str, **options: Any) -> AsyncIterator[Any]:
     from holdfast import aio
 
     async with aio.connect(url) as client:
-        yield _offered(client.lock, "asyncio", options)
+        yield client.lock(_own_name("asyncio", options), **options)
 
 
-def _offered(lock: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
-    """Each has a lock of its own: a sticky one keeps others out."""
-    from holdfast import Misuse
-
-    try:
-        return lock(" ".join((name, *options)), **options)
-    except (TypeError, Misuse) as error:
-        raise Missing(str(error)) from None
+def _own_name(face: str, options: dict[str, Any]) -> str:
+    """Each has a lock of its own: a sticky one is kept from the others."""
+    return " ".join((face, *options))
 
 
 def _sticky(make: Callable[..., Any], **options: Any) -> Callable[[str], Any]:

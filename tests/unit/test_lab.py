@@ -45,7 +45,7 @@ def test_a_percentile_is_a_value_that_was_there() -> None:
 
 def test_a_contest_is_counted_by_hand_overs_and_not_by_acquisitions() -> None:
     contest = Contest(2.0, 8, 10, [[0.1] * 30, [0.3] * 10], cpu_s=0.5, calls=40)
-    assert (contest.handovers_per_s, contest.acquisitions_per_s) == (4, 20)
+    assert (contest.handovers_per_s, contest.acquisitions_per_s) == (4, 19)
     assert (contest.calls_per_handover, contest.cpu_per_handover_s) == (4, 0.05)
     assert (contest.wait_s(0.5), contest.wait_s(1.0)) == (0.1, 0.3)
     assert contest.jain == 0.8
