@@ -1,4 +1,9 @@
-"""Benches. The servers they need are those of the tests."""
+"""Benches. The servers they need are those of the tests.
+
+``python -m bench`` (`make bench`): ``peers`` says who is measured, ``workloads`` how, ``report`` and ``targets`` what is
+made of it. ``bench.placement`` (`make bench-placement`) and ``placement_*``: the same for placement. On their own:
+``overhead``, ``wakeup``, ``herd``, ``hooks``.
+"""
 
 import sys
 from pathlib import Path

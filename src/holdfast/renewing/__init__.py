@@ -19,6 +19,7 @@ from ..errors import Misuse, Unsupported
 RenewerKind = Literal["here", "process"]
 
 HANG_S = 30.0
+"""How long a program may let nothing else run before it counts as hung, where nobody says otherwise."""
 
 
 def helper_for(
