@@ -323,6 +323,24 @@ def test_one_whose_end_is_near_is_renewed_before_it_is_taken_again(face: Face) -
     face.run(scenario)
 
 
+def test_who_gives_up_while_it_is_renewed_leaves_nothing_behind() -> None:
+    async def scenario(hf: Any) -> None:
+        lock = hf.lock("x", sticky=True, ttl_s=9)
+        await take(lock)
+        with hf.engine.unavailable(op="renew"):
+            await hf.clock.advance(7)
+            taking = asyncio.ensure_future(lock.acquire())
+            await hf.clock.advance(0)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+        assert holders(hf) == 0
+        async with hf.other().lock("x", timeout_s=0):
+            pass
+
+    Face("aio").run(scenario)
+
+
 def test_max_hold_counts_each_taking(face: Face) -> None:
     async def scenario(hf: Any) -> None:
         lock = hf.lock("x", sticky=True, max_hold_s=4, **({"cancel_on_lost": False} if face.name == "aio" else {}))

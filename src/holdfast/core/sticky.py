@@ -165,13 +165,14 @@ class Kept:
         return None
 
     def withdraw(self, turn: Turn) -> Tenure | None:
-        """This turn is not to be, whatever it had come to. The tenure, where it was not yet seen to be held."""
+        """This turn is not to be, whatever it had come to. The tenure, where nobody is to use it."""
         with self._keeper.session.mutex:
             if self.user is turn:
                 tenure = self.tenure
-                if tenure is not None and (tenure.ended or not tenure.admitted):
+                parted = getattr(turn, "tenure", None) if tenure is None else None  # on its way back, or to be renewed
+                if parted is not None or (tenure is not None and (tenure.ended or not tenure.admitted)):
                     self._pass_on(None)
-                    return tenure
+                    return parted or tenure
                 self._pass_on(tenure)
             else:
                 with contextlib.suppress(ValueError):
@@ -310,7 +311,7 @@ class Keeper:
             return False
         if not good and not due:
             with contextlib.suppress(HoldfastError):
-                good = (await self.session.renew_one(tenure, deadline)).state is State.ADMITTED
+                good = (await self.session.renew_one(tenure, deadline)).state is State.ADMITTED and not tenure.ended
                 if good:
                     kept.keep(tenure)
         if good:
