@@ -371,6 +371,7 @@ class StickyBase(LeaseBase):
 
     @property
     def token(self) -> int:
+        """`Misuse`: there is no token of this taking alone."""
         raise Misuse(
             "a sticky lease's token is shared by all who take it in this process, so it fences nothing outside: take "
             "the lock with sticky=False for that. A cell is safe: each taking opens it anew"
