@@ -28,17 +28,15 @@ from servers import RedisServer
 
 from holdfast import aio, sync
 from holdfast.engines.redis.engine import RedisEngine
-from holdfast.engines.redis.links import AsyncRedisLink, RedisLink
 from holdfast.engines.redis.scripts import ENTER, LEAVE, Script
-from holdfast.engines.redis.wire import Target
 from holdfast.model import Claim, Turnstile
 from holdfast.worlds.threads import drive
 
 from .common import serving
+from .stub import LEFT, StubEngine, StubSocket, StubTransport
 
 LOCK = Turnstile("lock", "bench", 1)
 ID = "0123456789abcdef.00000000"
-ENTERED, LEFT = b"$23\r\n1 1764057600123456 0 -1\r\n", b":1\r\n"
 
 
 class Packed:
@@ -134,75 +132,6 @@ class AsyncByRedisPy(ByRedisPy):
 
 def _text(script: Script) -> str:
     return script.by_text.split(b"\r\n", 3)[3][:-2].decode()
-
-
-# -- a server that answers at once
-
-
-class StubSocket:
-    """Answers each request before it is asked for: an enter with a token, a leave with 1."""
-
-    def __init__(self) -> None:
-        self._next = itertools.cycle((ENTERED, LEFT)).__next__
-
-    def sendall(self, payload: bytes) -> None: ...
-
-    def recv(self, size: int) -> bytes:
-        return self._next()
-
-    def settimeout(self, timeout_s: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class StubTransport:
-    """The same for an event loop: the reply comes with the loop's next turn."""
-
-    def __init__(self) -> None:
-        self._next = itertools.cycle((ENTERED, LEFT)).__next__
-        self._protocol: Any = asyncio.Protocol()
-        self._call_soon = asyncio.get_running_loop().call_soon
-        self.transport = self  # it is its own stream writer
-
-    def get_protocol(self) -> Any:
-        return self._protocol
-
-    def set_protocol(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def write(self, payload: bytes) -> None:
-        self._call_soon(self._protocol.data_received, self._next())
-
-    def is_closing(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self._call_soon(self._protocol.connection_lost, None)
-
-
-class StubConnection:
-    """What a link asks of the client library's connection."""
-
-    def connect(self) -> None:
-        self._sock = StubSocket()
-
-
-class AsyncStubConnection:
-    async def connect(self) -> None:
-        self._writer = StubTransport()
-
-
-class StubEngine(RedisEngine):
-    """The engine over the stub."""
-
-    def __init__(self) -> None:
-        super().__init__("redis://localhost", "")
-
-    def blocking_link(self) -> Any:
-        return RedisLink(Target(StubConnection, {}, "stub", "stub", None), self.changed_channel)
-
-    def async_link(self) -> Any:
-        return AsyncRedisLink(Target(AsyncStubConnection, {}, "stub", "stub", None), self.changed_channel)
 
 
 # -- measuring
