@@ -86,6 +86,8 @@ class BlockingLink(Protocol):
     ``call`` raises `Unavailable` where the request surely did nothing, `OutcomeUnknown` where it may have,
     and other `HoldfastError` where the engine refused it. An exception that is not ours (an interrupt) leaves
     the link usable.
+
+    One may also have a ``reading``: how a thread that waits reads signals itself (`worlds.threads.Reading`).
     """
 
     @property
