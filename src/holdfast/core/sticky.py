@@ -379,7 +379,16 @@ class StickyBase(LeaseBase):
 
     def _end_turn(self) -> Tenure | None:
         """What is to be given back to the engine now, if anything is."""
-        return self._tenure.keeping.leave(self._tenure)
+        try:
+            return self._tenure.keeping.leave(self._tenure)
+        except BaseException:  # an interrupt: it was to end
+            self._abandon(self._tenure)
+            raise
+
+    def _abandon(self, turn: Turn) -> None:
+        """Let the renewer end this turn, where it lasts."""
+        if not turn.over and not turn.tenure.ended:
+            self._session.renewer.orphan(turn.tenure, functools.partial(turn.keeping.leave, turn))
 
     def _own(self) -> Tenure:
         turn = self._tenure
@@ -388,7 +397,7 @@ class StickyBase(LeaseBase):
         return turn.tenure
 
     def __del__(self) -> None:
-        """Thrown away without having been released, perhaps in the middle of anything: the renewer ends its turn."""
-        turn = self._tenure
-        if not turn.over and not turn.tenure.ended:
-            self._session.renewer.orphan(turn.tenure, functools.partial(turn.keeping.leave, turn))
+        """Thrown away without having been released, perhaps in the middle of anything, its making as well."""
+        turn: Turn | None = getattr(self, "_tenure", None)
+        if turn is not None:
+            self._abandon(turn)
