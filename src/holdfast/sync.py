@@ -61,7 +61,7 @@ class Client:
         self._helper = helper
         self._lock = threading.Lock()
         self._live: Session | None = None
-        self._inherited: Session | None = None
+        self._inherited: dict[str, list[tuple[Any, bool]]] = {}
         self._closed = False
         _clients.add(self)
 
@@ -83,8 +83,7 @@ class Client:
                 live = self._new_session()
                 live.renewer.helper = self._helper and self._helper()
                 live.keeper = Keeper(live)
-                if self._inherited is not None:  # who forked inside a ``with`` leaves it in the child as well
-                    live.holdings = self._inherited.holdings
+                live.holdings.inherited = self._inherited
                 _sessions.add(live)
                 _release_at_exit_of_child(os.getpid())
                 self._live = live
@@ -149,7 +148,9 @@ class Client:
         self.close()
 
     def _after_fork(self) -> None:
-        self._inherited, self._live, self._lock = self._live or self._inherited, None, threading.Lock()
+        if self._live is not None:
+            self._inherited = self._live.holdings.bequest()
+        self._live, self._lock = None, threading.Lock()
 
 
 class Lock:

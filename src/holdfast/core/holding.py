@@ -17,6 +17,12 @@ class Holdings:
 
     def __init__(self, mine: Callable[[], dict[str, list[tuple[Any, bool]]]]) -> None:
         self._mine = mine  # what the running thread or task keeps: `World.belongings`
+        self.inherited: dict[str, list[tuple[Any, bool]]] = {}
+        """In a forked child, what the thread that forked held: it leaves those blocks as well, holding nothing."""
+
+    def bequest(self) -> dict[str, list[tuple[Any, bool]]]:
+        """What a child inherits, said in it by the thread that forked."""
+        return {**self.inherited, **self._mine()}
 
     def has(self, key: str) -> bool:
         """Whether the running thread or task took anything of this recipe."""
@@ -42,6 +48,8 @@ class Holdings:
         """Take out the innermost (the innermost that a block opened, if there is one), and say whether that was the
         last of this lease. Raises KeyError where there is none."""
         held = self._mine()
+        if key not in held:
+            held = self.inherited
         leases = held[key]
         if len(leases) == 1:
             del held[key]
