@@ -16,6 +16,7 @@ from servers import eventually
 
 import holdfast
 from holdfast.model import Signal
+from holdfast.worlds.threads import drive
 
 pytestmark = pytest.mark.live
 
@@ -98,3 +99,40 @@ def test_a_reader_is_told_by_a_thread_of_its_own_process(sqlite_url: str) -> Non
     with holdfast.connect(sqlite_url) as client, ThreadPoolExecutor(1) as pool:
         for _ in range(5):
             hand_over(client, client, pool)
+
+
+def test_a_reader_that_is_interrupted_just_before_it_sleeps_does_not_sleep(sqlite_url: str) -> None:
+    with holdfast.connect(sqlite_url) as client:
+        drive(client.session.listen())
+        listener: Any = client.session.world.link.reading  # type: ignore[attr-defined]
+        reader = object()
+        assert listener.begin(reader)
+        listener.interrupt()
+        started = time.monotonic()
+        listener.wait(50.0)
+        assert time.monotonic() - started < 20
+        listener.end(reader)
+
+
+def test_a_reader_is_told_though_the_thread_that_read_before_took_its_wake_up(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holdfast.connect(sqlite_url) as client:
+        drive(client.session.listen())
+        listener: Any = client.session.world.link.reading  # type: ignore[attr-defined]
+        reader, take_all, taken = object(), listener._take_all, threading.Event()
+
+        def reader_comes(receiver: Any) -> None:
+            if not taken.is_set():
+                assert listener.begin(reader)
+                listener.interrupt()
+            take_all(receiver)
+            taken.set()
+
+        monkeypatch.setattr(listener, "_take_all", reader_comes)
+        listener.interrupt()
+        assert taken.wait(20)
+        started = time.monotonic()
+        listener.wait(50.0)
+        assert time.monotonic() - started < 20
+        listener.end(reader)

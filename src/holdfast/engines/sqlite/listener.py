@@ -180,6 +180,8 @@ class Listener:
                             self._bell.get(timeout=pause_s)
                     elif readable(pause_s) and self._reader is None and self._reads(receiver):
                         self._take_all(receiver)
+                        if self._reader is not None:  # since then, and what was to wake it may be among those
+                            self.interrupt()
                     if not self._asleep and (now := time.monotonic()) >= next_tick:
                         next_tick = now + TICK_S * 0.9
                         self._tick()

@@ -33,6 +33,9 @@ FULL = 8
 PEERS = 64
 """To so many others a connected socket is kept: it spares each signal the way along their path."""
 
+WAKE = b"."
+"""Half of a signal, which says nothing. What is empty could not be told from what is not there."""
+
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
 
 
@@ -139,7 +142,7 @@ class Post:
     def wake(self) -> None:
         """Make our own reader look up."""
         with contextlib.suppress(OSError):
-            self._send(self._inbox, b"")
+            self._send(self._inbox, WAKE)
 
     def read(self, data: bytes) -> list[Signal]:
         """The signals of one datagram; none for what is not from one of us."""
