@@ -7,6 +7,7 @@ import contextlib
 import queue
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,20 @@ def test_an_inbox_that_was_full_is_looked_at_again(tmp_path: Path) -> None:
     for post in (sender, receiver):
         post.close()
     inbox.close()
+
+
+def test_a_waiter_that_is_woken_just_before_it_sleeps_does_not_sleep(tmp_path: Path) -> None:
+    listener = SqliteEngine(tmp_path / "holdfast.db").blocking_link()._core.listener
+    listener._post = Post(tmp_path, "r", 0o600)
+    with listener._post.bind():
+        assert listener.begin(waiter := object())
+        listener.interrupt()  # something was posted to it, after it had looked
+        waiting = threading.Thread(target=listener.wait, args=(3600,), daemon=True)
+        waiting.start()
+        waiting.join(20)
+        assert not waiting.is_alive()
+        listener.end(waiter)
+    listener._post.close()
 
 
 def test_who_receives_at_a_new_socket_is_found_there(tmp_path: Path) -> None:

@@ -97,16 +97,15 @@ class Listener:
         try:
             data = receiver.recv(DATAGRAM_BYTES)
         except OSError:
-            data = b""
-        if data:
-            self._in_a_row += 1
+            full, self._in_a_row = self._in_a_row >= FULL, 0
+            if full and self._look_again is not None:
+                self._look_again()
+            return False
+        self._in_a_row += 1
+        if data:  # an empty one only wakes
             for signal in self._post.read(data):
                 self.receive(signal)
-            return True
-        full, self._in_a_row = self._in_a_row >= FULL, 0
-        if full and self._look_again is not None:
-            self._look_again()
-        return False
+        return True
 
     def _take_all(self, receiver: socket.socket) -> None:
         while self.take(receiver):
