@@ -155,7 +155,8 @@ def test_a_waiter_that_is_woken_just_before_it_sleeps_does_not_sleep(tmp_path: P
     listener = SqliteEngine(tmp_path / "holdfast.db").blocking_link()._core.listener
     listener._post = Post(tmp_path, "r", 0o600)
     with listener._post.bind():
-        assert listener.begin(waiter := object())
+        waiter = object()
+        assert listener.begin(waiter)
         listener.interrupt()  # something was posted to it, after it had looked
         waiting = threading.Thread(target=listener.wait, args=(3600,), daemon=True)
         waiting.start()

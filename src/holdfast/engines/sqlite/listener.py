@@ -102,9 +102,8 @@ class Listener:
                 self._look_again()
             return False
         self._in_a_row += 1
-        if data:  # an empty one only wakes
-            for signal in self._post.read(data):
-                self.receive(signal)
+        for signal in self._post.read(data):
+            self.receive(signal)
         return True
 
     def _take_all(self, receiver: socket.socket) -> None:
