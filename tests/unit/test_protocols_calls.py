@@ -259,6 +259,26 @@ def test_only_where_an_outcome_is_unknown_a_tombstone_is_left(world: World, answ
     assert [key[1] for key in world.engine.tombstones] == [tenure.claim.id] * buries
 
 
+def test_what_is_released_while_it_is_renewed_leaves_a_tombstone(world: World) -> None:
+    """Or a node of a quorum, which the release reached before the renewal, would be asked to grant it again."""
+    before, during = new(world), new(world)
+    for tenure in (before, during):
+        drive(lease.try_acquire(world.session, tenure))
+        if tenure is before:
+            drive(world.session.release(tenure))
+
+    def released(do: Any) -> Any:
+        drive(world.session.release(during))
+        return do()
+
+    world.answers["renew"] = [released]
+    during.due = world.now()
+    drive(world.session.renewer._round())
+    assert [key[1] for key in world.engine.tombstones] == [during.claim.id]
+    assert not during.buries
+    assert not world.look().claims
+
+
 def test_a_late_copy_of_an_enter_that_was_given_up_leaves_no_orphan(world: World) -> None:
     tenure = new(world)
     late = world.engine.enter(LOCK, tenure.claim, False)

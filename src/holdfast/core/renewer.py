@@ -218,6 +218,16 @@ class Renewer:
         return min((tenure.wake_at for tenure in kept), default=NEVER_S)
 
     async def _renew(self, due: list[Tenure]) -> None:
+        for tenure in due:
+            tenure.renewing = True
+        try:
+            await self._renew_kept([tenure for tenure in due if tenure.claim.id in self.tenures])
+        finally:
+            for tenure in due:
+                tenure.renewing = False
+
+    async def _renew_kept(self, due: list[Tenure]) -> None:
+        """Who leaves meanwhile is told to bury: a node that hears of it late must not grant again what was left."""
         if not due:
             return
         sent = self.world.now()
@@ -245,7 +255,7 @@ class Renewer:
         due = [tenure for tenure in list(self.graves.values()) if tenure.due <= now][:GRAVES_AT_ONCE]
         if not due:
             return
-        requests = [self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown) for tenure in due]
+        requests = [self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.buries) for tenure in due]
         replies = await self.world.call_many(requests, self._timeout_s())
         for tenure, reply in zip(due, replies, strict=True):
             if isinstance(reply, Exception):

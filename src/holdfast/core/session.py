@@ -195,7 +195,7 @@ class Session:
             self.renewer.lost(tenure, "its time ran out")
             raise LeaseLost(lost_message(tenure))
         tenure.ended = "released"  # whatever the engine says, it is ours no more
-        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
+        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.buries)
         try:
             left = await self.world.call(request, self.patience_s / 2)
         except (Unavailable, OutcomeUnknown) as trouble:
@@ -229,7 +229,7 @@ class Session:
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
         self.renewer.bequeath(tenure, self.world.now() + CLEANUP_S)
-        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.unknown)
+        request = self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.buries)
         try:
             await self.ask(request, until, tenure)
         except BaseException as trouble:

@@ -60,6 +60,7 @@ class Tenure:
         "max_hold_s",
         "on_lost",
         "openings",
+        "renewing",
         "renews",
         "token",
         "turnstile",
@@ -81,6 +82,7 @@ class Tenure:
         self.admitted = False  # as its owner has seen it, and nobody else's hint
         self.wanted = False
         self.unknown = False  # some request of this id may or may not have been done
+        self.renewing = False  # a renewal may be on its way
         self.unsure = False  # the last renewal failed
         self.ended = ""  # "released", "lost", "given up", "detached"
         self.why = ""
@@ -129,6 +131,11 @@ class Tenure:
         if self.also is not None:
             self.deadline = max(self.deadline, self.also())
         return now >= self.deadline
+
+    @property
+    def buries(self) -> bool:
+        """Whether leaving is to leave a tombstone: something of this claim may still be on its way."""
+        return self.unknown or self.renewing
 
     @property
     def wake_at(self) -> float:
