@@ -166,6 +166,18 @@ def test_a_waiter_that_is_woken_just_before_it_sleeps_does_not_sleep(tmp_path: P
     listener._post.close()
 
 
+def test_a_socket_that_was_left_is_not_read_for_ever(tmp_path: Path) -> None:
+    class Left:
+        def recv(self, size: int) -> bytes:
+            return b""  # what a socket that was shut down gives, on some systems again and again
+
+    listener = SqliteEngine(tmp_path / "holdfast.db").blocking_link()._core.listener
+    listener._post = Post(tmp_path, "r", 0o600)
+    with listener._post.bind():
+        listener._take_all(Left())  # type: ignore[arg-type]
+    listener._post.close()
+
+
 def test_who_receives_at_a_new_socket_is_found_there(tmp_path: Path) -> None:
     sender, receiver = Post(tmp_path, "s", 0o600), Post(tmp_path, "r", 0o600)
     for name in ("first", "an\nodd \xff\x00 näme"):
