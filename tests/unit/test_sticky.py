@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faces import Face, go, held
 
-from holdfast import AcquireTimeout, LeaseLost, Misuse, StaleToken, Unavailable
+from holdfast import AcquireTimeout, LeaseLost, Misuse, StaleToken, Unavailable, sync
 from holdfast.core import sticky
 from holdfast.hooks import Event
 
@@ -485,6 +485,25 @@ def test_a_thread_that_dies_with_it_holds_up_nobody() -> None:
 
     with pytest.warns(ResourceWarning, match="never released"):
         Face("sync").run(scenario)
+
+
+def test_one_that_is_thrown_away_while_it_waits_here_holds_up_nobody() -> None:
+    """As two interrupts in a row leave it."""
+
+    async def scenario(hf: Any) -> None:
+        lock, keeper = hf.lock("x", sticky=True), hf.session.keeper
+        first = lock.acquire()
+        turn = sticky.Turn()
+        handle = sync.StickyLease(hf.session, turn)
+        assert not keeper._join(turn, lock._recipe)
+        del handle
+        gc.collect()
+        hf.clock.advance(0)
+        first.release()
+        with lock as lease:
+            assert lease.is_held
+
+    Face("sync").run(scenario)
 
 
 def test_a_handle_may_be_released_by_another_thread() -> None:

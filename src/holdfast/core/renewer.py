@@ -49,7 +49,7 @@ class Renewer:
         self.graves: dict[str, Tenure] = {}  # ended here, but the engine has not confirmed it
         self.closing = False
         self._by_session = engine.capabilities.ttl_s is not None  # leases hang on a session with the engine
-        self._orphans: deque[tuple[Tenure, Callable[[], object] | None]] = deque()
+        self._orphans: deque[tuple[Tenure | None, Callable[[], object] | None]] = deque()
         self._mailbox = world.mailbox()
         self._wake_at = NEVER_S
         self._started = itertools.count()
@@ -114,7 +114,7 @@ class Renewer:
         """Release the claim if its handle is collected without having been released."""
         tenure.handle = weakref.ref(handle, lambda _: self.orphan(tenure))
 
-    def orphan(self, tenure: Tenure, leave: Callable[[], object] | None = None) -> None:
+    def orphan(self, tenure: Tenure | None, leave: Callable[[], object] | None = None) -> None:
         """Its handle was collected, in the middle of anything. ``leave`` gives None where it is kept for others."""
         self._orphans.append((tenure, leave))
         self._nudge()
@@ -245,6 +245,7 @@ class Renewer:
         now = self.world.now()
         for tenure in due:
             if tenure.claim.id not in heard and not tenure.ended:
+                tenure.unknown = True  # it may still arrive, after it was left
                 tenure.due = now + self._pause_s(tenure)
                 tenure.look_at = NEVER_S
                 self.doubt(tenure, trouble)
@@ -275,9 +276,12 @@ class Renewer:
     def _pause_s(self, tenure: Tenure) -> float:
         return min(1.0, tenure.claim.ttl_s / 10) * (0.5 + self.world.random() / 2)
 
-    def _collect(self, tenure: Tenure, leave: Callable[[], object] | None) -> None:
+    def _collect(self, tenure: Tenure | None, leave: Callable[[], object] | None) -> None:
         """Its handle was thrown away: nobody can use or release this lease, so release it."""
-        if leave is None or leave() is not None:
+        left = leave is not None and leave() is None
+        if tenure is None:
+            return
+        if not left:
             if self.tenures.pop(tenure.claim.id, None) is None:
                 return
             self.end(tenure, "released", "its handle was collected")

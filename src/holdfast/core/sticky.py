@@ -387,8 +387,13 @@ class StickyBase(LeaseBase):
 
     def _abandon(self, turn: Turn) -> None:
         """Let the renewer end this turn, where it lasts."""
-        if not turn.over and not turn.tenure.ended:
-            self._session.renewer.orphan(turn.tenure, functools.partial(turn.keeping.leave, turn))
+        orphan = self._session.renewer.orphan
+        if turn.over:
+            return
+        if not hasattr(turn, "tenure"):  # twice interrupted while it waited for those before it here
+            orphan(None, functools.partial(turn.keeping.withdraw, turn))
+        elif not turn.tenure.ended:
+            orphan(turn.tenure, functools.partial(turn.keeping.leave, turn))
 
     def _own(self) -> Tenure:
         turn = self._tenure
