@@ -203,6 +203,28 @@ def test_a_batch_goes_on_for_so_long_once_it_is_wanted_and_no_longer(face: Face)
     face.run(scenario)
 
 
+def test_what_is_due_to_others_is_not_taken_again_though_it_was_not_given_back_yet(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy_elsewhere(kept: sticky.Kept, tenure: Any) -> bool:
+        tenure.let_go_at = float("inf")
+        return False
+
+    monkeypatch.setattr(sticky.Kept, "let_go", busy_elsewhere)
+
+    async def scenario(hf: Any) -> None:
+        lock, other = hf.lock("x", sticky=True, batch_s=2), hf.other().lock("x")
+        async with held(lock) as first:
+            before = repr(first).split()[2]
+        assert await go(other.try_acquire()) is None
+        await go(hf.clock.advance(3))
+        assert holders(hf) == 1
+        async with held(lock) as second:
+            assert repr(second).split()[2] != before, "it was given back, and asked for behind all others"
+
+    face.run(scenario)
+
+
 def test_a_batch_that_nobody_uses_ends_by_itself(face: Face) -> None:
     async def scenario(hf: Any) -> None:
         await take(hf.lock("x", sticky=True, batch_s=2))
@@ -339,6 +361,23 @@ def test_who_gives_up_while_it_is_renewed_leaves_nothing_behind() -> None:
             pass
 
     Face("aio").run(scenario)
+
+
+def test_who_was_told_of_a_loss_in_one_taking_hears_nothing_of_the_next(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        lock, told = hf.lock("x", sticky=True), threading.Event()
+        async with held(lock) as first:
+            first.on_lost(told.set)
+        second = await go(lock.acquire())
+        heard = threading.Event()
+        second.on_lost(heard.set)
+        hf.lose(second)
+        await go(hf.clock.advance(0))
+        await asyncio.sleep(0.01)
+        assert heard.wait(10)
+        assert not told.is_set()
+
+    face.run(scenario)
 
 
 def test_max_hold_counts_each_taking(face: Face) -> None:
