@@ -120,7 +120,7 @@ class Kept:
             if self.tenure is tenure:
                 self.yield_at = min(self.yield_at, keeper.now() + self.batch_s)
                 if self.user is None:
-                    self._let_go_in_time(tenure)
+                    self.let_go_in_time(tenure)
 
     def let_go(self, tenure: Tenure) -> bool:
         """Whether the renewer is to give it back now, since others want it and nobody here uses it."""
@@ -196,13 +196,13 @@ class Kept:
         if tenure is None:
             self._keeper.forget(self)
         elif self.yield_at < NEVER_S:
-            self._let_go_in_time(tenure)
+            self.let_go_in_time(tenure)
         elif tenure.renews and not self.was_kept:  # an engine may look who wants a claim only once it is renewed
             self.was_kept = True
             tenure.due = min(tenure.due, self._keeper.now())
             self._keeper.expect(tenure)
 
-    def _let_go_in_time(self, tenure: Tenure) -> None:
+    def let_go_in_time(self, tenure: Tenure) -> None:
         tenure.let_go_at = self.yield_at
         self._keeper.expect(tenure)
 
@@ -339,8 +339,7 @@ class Keeper:
         for kept in self._kept.values():
             if kept.user is None and kept.tenure is not None and kept.yield_at == NEVER_S:
                 kept.yield_at = self.now()
-                kept.tenure.let_go_at = kept.yield_at
-                self.expect(kept.tenure)
+                kept.let_go_in_time(kept.tenure)
                 return
 
     async def _withdraw(self, turn: Turn, recipe: Recipe, step: str) -> None:
