@@ -161,7 +161,14 @@ class ClusterNode(RedisServer):
             "0",
         ]
         quick += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
-        super().__init__(folder, "--cluster-port", str(self.bus), *quick, *arguments)
+        super().__init__(folder, *quick, *arguments)
+
+    def argv(self) -> list[str]:
+        return [*super().argv(), "--cluster-port", str(self.bus)]
+
+    def move(self) -> None:
+        super().move()
+        self.bus = free_port()
 
     def ask(self, *words: Any) -> Any:
         return ask(self.port, *words)
@@ -192,7 +199,9 @@ class RedisCluster:
             node.launch()
         for node in self.nodes:
             if not node.comes_up():
-                raise RuntimeError(f"no cluster node: {(node.folder / 'log').read_text()[-2000:]}")
+                node.kill()
+                node.move()  # nobody knows it yet
+                node.start()
         primaries, replicas = self.nodes[:3], self.nodes[3:]
         for number, node in enumerate(primaries):
             first, last = number * 16384 // 3, (number + 1) * 16384 // 3 - 1

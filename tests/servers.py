@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,10 +31,27 @@ def missing(what: str) -> NoReturn:
     pytest.skip(message)
 
 
+def _first_ephemeral_port() -> int:
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return 32768
+
+
+_PORTS = list(range(10_000, max(_first_ephemeral_port(), 20_000)))
+random.SystemRandom().shuffle(_PORTS)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Each answer another one, and below those that the system gives to outgoing connections.
+
+    Such a connection could take a port between this answer and the server's start, or while the server restarts.
+    """
+    while _PORTS:
+        port = _PORTS.pop()
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port is left")
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "") -> None:
@@ -70,8 +88,12 @@ class Server:
             if self.comes_up():
                 return
             self._end()
-            self.port = free_port()  # somebody was quicker to take it
+            self.move()  # somebody was quicker to take it
         raise RuntimeError(f"{type(self).__name__} did not start")
+
+    def move(self) -> None:
+        """To another port."""
+        self.port = free_port()
 
     def launch(self) -> None:
         with (self.folder / "log").open("ab") as log:
