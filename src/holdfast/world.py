@@ -41,6 +41,10 @@ class World(Protocol):
         """Seconds on a clock that only goes forward and goes on while the machine is suspended."""
         ...
 
+    def wall(self) -> float:
+        """Seconds since 1970 by this machine's clock: for people who read when it was, and never to decide by."""
+        ...
+
     def random(self) -> float:
         """Uniform in [0, 1)."""
         ...

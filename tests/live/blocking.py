@@ -59,7 +59,7 @@ class Blocking:
             return await result if inspect.isawaitable(result) else result
 
         result = self._loop.run(work())
-        return Blocking(result, self._loop) if type(result).__module__ == "holdfast.aio" else result
+        return Blocking(result, self._loop) if type(result).__module__.startswith("holdfast.aio.") else result
 
     def close(self) -> None:
         self._call("aclose", (), {})

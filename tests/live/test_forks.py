@@ -106,7 +106,7 @@ def test_a_lease_whose_client_was_thrown_away_stays_with_the_parent_as_well(any_
     gc.collect()
     assert "fork" in in_child(lambda: refused(lease.release))
     lease.release()
-    sync._close(lease._session)
+    sync.client._close(lease._session)
 
 
 def test_no_child_takes_its_siblings_write_for_its_own(url: str, connect: Connect) -> None:

@@ -144,6 +144,9 @@ class World:
     def now(self) -> float:
         return self.time
 
+    def wall(self) -> float:
+        return self.time
+
     def random(self) -> float:
         return 0.5
 

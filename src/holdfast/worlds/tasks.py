@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -75,6 +76,7 @@ class Tasks:
         self._belongings: weakref.WeakKeyDictionary[asyncio.Task[Any], _Belongings] = weakref.WeakKeyDictionary()
         self._last: tuple[Callable[[], Any], Callable[[], _Belongings | None]] = (lambda: None, lambda: None)
 
+    wall = staticmethod(time.time)
     random = staticmethod(random.random)
     mutex = staticmethod(threading.Lock)
 

@@ -108,6 +108,7 @@ class Threads:
         self._reading: Reading | None = getattr(link, "reading", None)
         self._local = threading.local()
 
+    wall = staticmethod(time.time)
     random = staticmethod(random.random)
     mutex = staticmethod(threading.Lock)
     mailbox = staticmethod(ThreadMailbox)

@@ -1,0 +1,24 @@
+"""The asyncio face. Assembly only: what happens is in `core`; `sync` has the same names and signatures."""
+
+from __future__ import annotations
+
+from .cell import Cell, OpenCell
+from .client import Client, connect
+from .group import Group
+from .lease import Lease, StickyLease
+from .lock import Lock, RWLock
+from .partitions import Partitions, Share
+
+__all__ = [
+    "Cell",
+    "Client",
+    "Group",
+    "Lease",
+    "Lock",
+    "OpenCell",
+    "Partitions",
+    "RWLock",
+    "Share",
+    "StickyLease",
+    "connect",
+]

@@ -1,0 +1,25 @@
+"""The blocking face. Assembly only: what happens is in `core`; `aio` has the same names and signatures."""
+
+from __future__ import annotations
+
+from .cell import Cell, OpenCell
+from .client import Client, connect, whoami
+from .group import Group
+from .lease import Lease, StickyLease
+from .lock import Lock, RWLock
+from .partitions import Partitions, Share
+
+__all__ = [
+    "Cell",
+    "Client",
+    "Group",
+    "Lease",
+    "Lock",
+    "OpenCell",
+    "Partitions",
+    "RWLock",
+    "Share",
+    "StickyLease",
+    "connect",
+    "whoami",
+]

@@ -1,0 +1,95 @@
+"""Fenced registers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..core import cell as cells
+from ..core import lease as leases
+from ..core.session import Session
+from ..model import CellSnapshot, Change
+from ..worlds.threads import drive
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Cell:
+    """A fenced, versioned register: bytes, and small keyed entries of bytes."""
+
+    __slots__ = ("_client", "_name")
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client, self._name = client, name
+
+    def open(self, lease: Lease) -> OpenCell:
+        """Raise the fence to this exclusive lease's token: earlier holders can write no more.
+
+        Raises `StaleToken` if a later holder opened it, `Misuse` if it belongs to another lock.
+        """
+        session = self._client.session
+        return OpenCell(session, drive(cells.open_cell(session, self._name, leases.own(session, lease))))
+
+    def read(self, keys: Sequence[str] | None = None) -> CellSnapshot:
+        """The value and entries (all, or those named), unfenced: a look, not a right."""
+        return drive(cells.read(self._client.session, self._name, keys))
+
+    def drop(self) -> bool:
+        """Remove the cell and its fence, unfenced: for what is known to be finished. True if it stood."""
+        session = self._client.session
+        return drive(session.ask(session.engine.drop(self._name)))
+
+
+class OpenCell:
+    """A cell opened under a lease. Every write is refused with `StaleToken` once a newer holder opened it."""
+
+    __slots__ = ("_lock", "_opening", "_session")
+
+    def __init__(self, session: Session, opening: cells.Opening) -> None:
+        self._session, self._opening, self._lock = session, opening, threading.Lock()
+
+    @property
+    def value(self) -> bytes | None:
+        """What stood there at the opening, or what this opening put since; None before the first put."""
+        return self._opening.value
+
+    @property
+    def version(self) -> int:
+        """Rises with every open and put."""
+        return self._opening.version
+
+    @property
+    def token(self) -> int:
+        return self._opening.fence.token
+
+    def put(self, value: bytes | None = None, changes: Sequence[Change] = ()) -> tuple[bool, ...]:
+        """Write the value (None leaves it as it is) and changes of entries, all or nothing.
+
+        Says of each change whether it took place: a create-only one does not where the entry exists.
+        Raises `StaleToken`, and `OutcomeUnknown` where no reply came in ``patience_s``: it may have landed, and what is
+        put next under this opening lands after it.
+        """
+        self._session.refuse_fork()
+        with self._lock:
+            return drive(cells.put(self._session, self._opening, value, changes))
+
+    def set(self, key: str, value: bytes, create: bool = False) -> bool:
+        """Write one entry; with ``create`` only if there is none, False if there is."""
+        return self.put(changes=[cells.entry(key, value, create)])[0]
+
+    def delete(self, key: str) -> bool:
+        """Remove one entry; False if there was none."""
+        return self.put(changes=[Change(key, None)])[0]
+
+    def __getitem__(self, key: str) -> bytes:
+        """One entry. Raises KeyError, `StaleToken`."""
+        return self.entries([key])[key]
+
+    def entries(self, keys: Sequence[str] | None = None) -> Mapping[str, bytes]:
+        """The entries (all, or those named). Raises `StaleToken`."""
+        self._session.refuse_fork()
+        with self._lock:
+            return drive(cells.read_own(self._session, self._opening, keys)).entries
