@@ -14,6 +14,7 @@ from .output import EXIT_CODES, exit_code, printable, say
 
 VERBS = {
     "run": "Run CMD while holding a lock.",
+    "lead": "Keep CMD running on exactly one machine.",
     "each": "Run CMD for each line of input, shared among machines.",
     "place": "On which node each key lives.",
     "plan": "What moves when nodes change.",

@@ -80,6 +80,10 @@ class Child:
         if going:
             self.send_all(signal.SIGKILL)
 
+    def left_behind(self) -> bool:
+        """Whether others of its group go on after it; never where it has no group of its own."""
+        return self._grouped and self.send_all(0)
+
     def send_all(self, signum: int) -> bool:
         """To its group where it has one; False where nobody is left."""
         if not self._grouped:
