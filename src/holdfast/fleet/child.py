@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..sync import Client
@@ -104,7 +104,7 @@ def shell_code(returncode: int) -> int:
 
 
 @contextlib.contextmanager
-def handling(signums: Iterable[int], handle: Callable[[int, object], None]) -> Iterator[None]:
+def handling(signums: Iterable[int], handle: Callable[[int, object], None]) -> Generator[None]:
     """Have ``handle`` called with these signals. What is ignored (nohup, a shell's ``&``) stays so, for CMD as well."""
     before: dict[int, object] = {}
     if threading.current_thread() is threading.main_thread():  # Python handles signals there only

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,6 +120,7 @@ class Lead:
         self._manager = Manager()
         self._stopped_by: int | None = None
         self._interruptible = False  # the main thread waits for our turn, and a signal to stop may raise there
+        self._child_ended = False  # CMD, or an orphan that we adopted
         self._run: _Run | None = None
         self._failures: deque[float] = deque()
         self._not_ours: set[int] = set()  # children that were there before
@@ -279,6 +280,9 @@ class Lead:
         """Until CMD and all that it started are gone."""
         while True:
             self._read(run, term)
+            if self._child_ended:
+                self._child_ended = False
+                reap({run.child.pid, *self._not_ours})
             now = time.monotonic()
             code = run.child.process.poll()
             if not run.ending:
@@ -380,7 +384,7 @@ class Lead:
             os.write(self._wake_writer, b"!")
 
     @contextlib.contextmanager
-    def _woken_by_signals(self) -> Iterator[None]:
+    def _woken_by_signals(self) -> Generator[None]:
         self._wake_reader, self._wake_writer = os.pipe()
         for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
@@ -402,6 +406,8 @@ class Lead:
                 raise _Stop
         elif signum in FORWARDED and self._run is not None:
             self._run.child.send(signum)
+        elif signum == CHILD_ENDED:
+            self._child_ended = True
 
     # -- the service manager
 
@@ -409,7 +415,7 @@ class Lead:
         self._manager.tell(f"STATUS={text}")
 
     @contextlib.contextmanager
-    def _watchdog(self) -> Iterator[None]:
+    def _watchdog(self) -> Generator[None]:
         """Tell the manager that we live, as long as leases are surely being renewed, or tried to."""
         every_s = self._manager.watchdog_s
         done = threading.Event()

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..core import chronicle
 from ..core import lease as leases
@@ -62,8 +63,8 @@ class Term:
     def __init__(self, owner: str, lease: Lease, cell: OpenCell | None) -> None:
         self.lease = lease
         self._cell = cell
-        before = json.loads(cell.value) if cell is not None and cell.value else {}
-        self.silent = before["leader"] if before and before["state"] != RESIGNED else None
+        before: dict[str, Any] = json.loads(cell.value) if cell is not None and cell.value else {}
+        self.silent: str | None = before["leader"] if before and before["state"] != RESIGNED else None
         """Who led before and went without a word."""
         why = (
             f"{before['leader']} {'resigned' if self.silent is None else 'went without a word'}" if before else "first"
