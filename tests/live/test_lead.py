@@ -142,8 +142,9 @@ def test_a_killed_leader_takes_a_deaf_cmd_with_it_and_the_next_leads(fleet: Flee
     assert reasons == ["first", f"{socket.gethostname()}:{first.pid} went without a word"]
 
 
-def test_a_cmd_that_ignores_sigterm_is_killed_with_what_it_started_before_the_next_leads(fleet: Fleet) -> None:
-    left = f"setsid sh -c \"trap '' TERM; echo \\$\\$ > left; {SERVE}\" & {UNHEARD}"
+@pytest.mark.parametrize("script", [UNHEARD, SERVE], ids=["ignored by CMD", "ignored by what it started"])
+def test_what_ignores_sigterm_is_killed_before_the_next_leads(fleet: Fleet, script: str) -> None:
+    left = f"setsid sh -c \"trap '' TERM; echo \\$\\$ > left; {SERVE}\" & {script}"
     first = fleet.lead("first", "--grace", "0.2", script=left)
     eventually(lambda: (fleet.folder / "left").exists() and (fleet.folder / "left").read_text().endswith("\n"))
     cmd, started = fleet.cmd_pid("first"), int((fleet.folder / "left").read_text())
@@ -151,7 +152,7 @@ def test_a_cmd_that_ignores_sigterm_is_killed_with_what_it_started_before_the_ne
     fleet.until("second", "standing by behind ")
     first.terminate()
     assert first.wait(20) == 0
-    assert "killing it" in fleet.said("first")
+    assert ("killing it" in fleet.said("first")) is (script == UNHEARD)
     assert not is_running(cmd)
     if sys.platform == "linux":  # elsewhere what leaves CMD's group gets away
         eventually((fleet.folder / "alone").exists)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import LeaseLost, Misuse, OutcomeUnknown, Unavailable, Unsupported
+from ..errors import LeaseLost, Misuse, OutcomeUnknown, StaleToken, Unavailable, Unsupported
 from ..sync import Client
 from .child import CannotStart, Child, adopt_orphans, children, handling, reap, shell_code
 from .notify import OURS, Inbox, Manager
@@ -88,6 +88,7 @@ class _Run:
         self.ending = ""  # why it was told to end, or what it ended with
         self.kill_at = math.inf
         self.killed = False
+        self.told: set[int] = set()  # orphans that got SIGTERM
 
 
 class Lead:
@@ -131,9 +132,9 @@ class Lead:
 
         Raises `CannotStart`, and `Unavailable` where the engine cannot be reached at the start.
         """
+        self._client.ping()
         self._not_ours = children()
         adopt_orphans()
-        self._client.ping()
         with contextlib.closing(self._inbox), self._woken_by_signals(), self._watchdog():
             try:
                 while True:
@@ -184,7 +185,7 @@ class Lead:
             self._say(where)
             self._manager.tell("READY=1", f"STATUS={where}")
             return self._seat.wait_for_turn()
-        except (Unavailable, OutcomeUnknown, LeaseLost) as trouble:
+        except (Unavailable, OutcomeUnknown, LeaseLost, StaleToken) as trouble:
             self._interruptible = False
             self._say(f"cannot stand by, trying again: {trouble}")
             self._status(f"cannot stand by: {trouble}")
@@ -280,9 +281,7 @@ class Lead:
         """Until CMD and all that it started are gone."""
         while True:
             self._read(run, term)
-            if self._child_ended:
-                self._child_ended = False
-                reap({run.child.pid, *self._not_ours})
+            self._reap_orphans(run.child.pid)
             now = time.monotonic()
             code = run.child.process.poll()
             if not run.ending:
@@ -327,10 +326,24 @@ class Lead:
                     os.kill(pid, signal.SIGKILL)
 
     def _gone(self, run: _Run) -> bool:
-        """Whether CMD ended, and all that it started: what left its group became ours as it was orphaned."""
+        """Whether CMD ended, and all that it started: what left its group became ours as it was orphaned.
+
+        Orphans that are new get SIGTERM.
+        """
         if run.child.process.poll() is None:
             return False
-        return not reap(self._not_ours) and not run.child.left_behind()
+        going = reap(self._not_ours)
+        for pid in going - run.told:
+            run.told.add(pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGTERM)
+        return not going and not run.child.left_behind()
+
+    def _reap_orphans(self, *but: int) -> None:
+        """Collect what ended since the last time; a look at all processes only where something did."""
+        if self._child_ended:
+            self._child_ended = False
+            reap({*but, *self._not_ours})
 
     def _next(self, run: _Run, term: Term, ended: bool, now: float) -> float:
         """When to look again, whatever comes before."""
@@ -367,7 +380,7 @@ class Lead:
         """Until the time is over, we are to stop, or (with ``term``) lead no longer."""
         until = time.monotonic() + delay_s
         while self._stopped_by is None and (now := time.monotonic()) < until:
-            reap(self._not_ours)
+            self._reap_orphans()
             if term is not None and self._over(term):
                 return
             self._wait(until if term is None else min(until, now + self._look_s), [])
