@@ -69,12 +69,17 @@ class Commands:
         out, err = process.communicate(data, timeout=40)
         return Ended(process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace"))
 
-    def status(self, *arguments: str) -> list[dict[str, Any]]:
+    def overview(self, *arguments: str) -> dict[str, list[dict[str, Any]]]:
+        """All that ``status`` says."""
         done = self.run("status", "--json", *arguments)
         assert done.code == 0, done.err
         found = json.loads(done.out)
-        assert isinstance(found, list)
+        assert isinstance(found, dict)
         return found
+
+    def status(self, *arguments: str) -> list[dict[str, Any]]:
+        """The locks and semaphores that stand."""
+        return self.overview(*arguments)["locks"]
 
     def waiting(self, name: str) -> int:
         """How many wait for that lock, by an outside look."""

@@ -20,7 +20,7 @@ import holdfast
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
 
 SHELL_PROGRAM = shlex.join(PROGRAM)
-VERBS = ("run", "each", "status", "evict", "demo", "bench")
+VERBS = ("run", "each", "status", "watch", "evict", "demo", "bench")
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def test_without_a_name_it_is_the_embedded_engine_in_the_users_state_folder(tmp_
 
 def test_namespaces_do_not_see_each_other(on: Commands) -> None:
     cmd = ("--", sys.executable, "-m", "holdfast", "status", "--json", "--namespace")
-    assert json.loads(on.run("run", "x", "--namespace", "a", *cmd, "b").out) == []
-    assert [one["name"] for one in json.loads(on.run("run", "x", "--namespace", "a", *cmd, "a").out)] == ["x"]
+    assert json.loads(on.run("run", "x", "--namespace", "a", *cmd, "b").out)["locks"] == []
+    assert [one["name"] for one in json.loads(on.run("run", "x", "--namespace", "a", *cmd, "a").out)["locks"]] == ["x"]
 
 
 ODD_URLS = (
@@ -139,8 +139,8 @@ def test_status_is_a_table_for_people_and_json_for_programs(on: Commands, client
     with client.lock("invoice:42") as lease, client.semaphore("gpu", 4, weight=3).acquire():
         table = on.run("status")
         assert table.code == 0
-        assert table.out.splitlines()[0].split()[:4] == ["kind", "name", "who", "state"]
-        rows = [line.split() for line in table.out.splitlines()[1:]]
+        title, columns, *rows = [line.split() for line in table.out.splitlines()]
+        assert (title, columns[:4]) == (["locks"], ["kind", "name", "who", "state"])
         assert [row[:4] for row in rows] == [["lock", "invoice:42", "other:1", "holds"],
                                              ["semaphore", "gpu", "other:1", "holds"]]  # fmt: skip
         assert rows[0][-1] == str(lease.token)
@@ -166,7 +166,7 @@ def test_names_and_owners_do_nothing_to_a_terminal(on: Commands) -> None:
         assert on.status()[0]["name"] == name
         table = on.run("status")
         assert "\x1b" not in table.out
-        assert len(table.out.splitlines()) == 2
+        assert len(table.out.splitlines()) == 3
         evicted = on.run("evict", name)
         assert (evicted.code, evicted.out.count("\n")) == (0, 1)
         assert "\x1b" not in evicted.out

@@ -6,11 +6,10 @@ import sys
 
 import click
 
-from ..model import Turnstile
+from ..fleet.overview import looks
 from ..sync import Client
 from ..worlds.threads import drive
 from .output import engine_options, printable, say
-from .status import snapshots
 
 HELP = """\
 Drop the claim of whoever holds NAME, for a holder that hangs and goes on renewing.
@@ -36,14 +35,16 @@ Exit codes: 1 if nobody holds it.
 @engine_options
 def command(client: Client, name: str, kind: str, token: int | None, everyone: bool) -> None:
     session = client.session
-    stands = [stand for stand in snapshots(client, f"{kind}:{name}") if (stand.kind, stand.name) == (kind, name)]
+    found = [
+        one for one in drive(session.ask(session.engine.list(f"{kind}:{name}"))) if (one.kind, one.name) == (kind, name)
+    ]
+    stands = drive(looks(session, found))
     claims = [claim for stand in stands for claim in (stand.claims if everyone or token else stand.admitted)]
     chosen = [claim for claim in claims if token in (None, claim.token)]
     if not chosen:
         say(f"nobody holds {kind}:{name}" + (f" with token {token}" if token else ""))
         sys.exit(1)
     for claim in reversed(chosen):  # the last first, so that nobody is admitted only to be evicted
-        turnstile = Turnstile(kind, name, stands[0].capacity)
         for bury in (False, True):  # the second finds nothing and keeps that as the answer: its owner lost it
-            drive(session.ask(session.engine.leave(turnstile, claim.id, bury)))
+            drive(session.ask(session.engine.leave(found[0], claim.id, bury)))
         click.echo(f"evicted {printable(claim.owner)} (token {claim.token})")

@@ -50,13 +50,18 @@ def printable(text: str) -> str:
 
 
 def show_table(table: Any) -> None:
-    """A table of rich's on stdout; to a file or a pipe in full width, so that a program may read it."""
+    """A table of rich's on stdout."""
+    console_for_results().print(table)
+
+
+def console_for_results() -> Any:
+    """Rich's, for stdout; to a file or a pipe in full width, so that a program may read it."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 200
-    console.print(table)
+    return console
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
