@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
+
 import pytest
 
+from holdfast.core import chronicle
 from holdfast.core.assignment import Assignment, Worker
 from holdfast.core.chronicle import Change, Step
 from holdfast.errors import Unavailable
@@ -109,6 +114,43 @@ def test_a_short_lease_beside_a_long_one_is_not_late_once_its_renewal_was_seen()
     for left_s in (3.5, 4.9, 3.6):
         long, short = lengths.judge([claim("a.1", 1, remaining_s=59), claim("b.1", 2, remaining_s=left_s)])
     assert (long.health, short.health) == (FRESH, FRESH)
+
+
+# -- elections
+
+
+def leading(token: int, **fields: object) -> bytes:
+    change = Change("a leads", "first", "a", (Step("admitted", 90.0),))
+    return json.dumps({"token": token, "since": 90.0, "changes": chronicle.dump([change]), **fields}).encode()
+
+
+def elected(record: bytes | None) -> Overview:
+    stand = Snapshot("election", "x", 1, (claim("a.1", 7), claim("b.1", 8, admitted=False), claim("c.1", 9, False)))
+    cells = {} if record is None else {"election:x": record}
+    return overview.put_together(100.0, [stand], cells, Lengths())
+
+
+def test_a_leader_is_shown_with_its_record_and_the_candidates_in_order() -> None:
+    view = elected(leading(7, state="ready", payload=base64.b64encode(b"10.0.0.1").decode()))
+    (found,) = view.elections
+    assert found.leader is not None
+    assert (found.leader.claim.id, [one.claim.id for one in found.candidates]) == ("a.1", ["b.1", "c.1"])
+    assert (found.since_s, found.state, found.payload) == (10.0, "ready", b"10.0.0.1")
+    assert [(one.address, one.change.what) for one in view.failovers] == [("election:x", "a leads")]
+
+
+@pytest.mark.parametrize("record", [None, b"{}", b"\xff", b"[1]", leading(6, state="ready")])
+def test_what_an_earlier_leader_or_somebody_else_wrote_says_nothing_of_this_one(record: bytes | None) -> None:
+    (found,) = elected(record).elections
+    assert found.leader is not None
+    assert (found.since_s, found.state, found.payload) == (None, "", b"")
+
+
+def test_an_engine_without_cells_has_no_records(hf: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = dataclasses.replace(hf.engine.capabilities, cells=False)
+    monkeypatch.setattr(type(hf.engine), "capabilities", without)
+    with hf.partitions("orders", 4).join(), hf.engine.unavailable(op="read"):
+        assert len(seen(hf).partitions) == 1
 
 
 # -- partitions, by the record
