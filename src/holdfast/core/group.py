@@ -6,18 +6,17 @@ have one owner is guarded by a turnstile of its own.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from ..contract import Capabilities
 from ..errors import Unsupported
-from ..model import UNBOUNDED, State, Turnstile, check_name
+from ..model import NEVER_S, UNBOUNDED, State, Turnstile, check_name
 from ..world import Mailbox
+from . import watch
 from .recipe import check_payload, ttl_of
 from .session import Session
 from .tenure import Tenure
-
-LOOK_S = 5.0
-"""At least this often a watcher looks, whatever signals it gets."""
 
 
 class Member(NamedTuple):
@@ -66,42 +65,11 @@ async def _look(session: Session, turnstile: Turnstile) -> tuple[list[Member], f
     found = [
         Member(claim.id, claim.owner, claim.payload, claim.token) for claim in snapshot.admitted if not claim.weight
     ]
-    return found, min([claim.remaining_s for claim in snapshot.claims], default=LOOK_S)
+    return found, min([claim.remaining_s for claim in snapshot.claims], default=NEVER_S)
 
 
-class Watch:
-    """Looks at a group whenever it may have changed. Never misses the last state; may skip ones in between."""
+class Watch(watch.Watch[list[Member]]):
+    """The members, whenever they changed."""
 
     def __init__(self, session: Session, turnstile: Turnstile, mailbox: Mailbox | None = None) -> None:
-        self._session = session
-        self._turnstile = turnstile
-        self.mailbox = mailbox or session.world.mailbox()
-        self.look_at = 0.0
-        self._watching = False
-        self._last: list[Member] | None = None
-
-    async def look(self) -> list[Member]:
-        """The members now; `look_at` is when to look again if no signal comes first."""
-        if not self._watching:
-            await self._session.watch(self._turnstile, self.mailbox)
-            self._watching = True
-        found, end_s = await _look(self._session, self._turnstile)
-        world = self._session.world
-        self.look_at = world.now() + max(0.02, min(LOOK_S, end_s + 0.005)) + world.random() * 0.02
-        return found
-
-    async def changed(self, until: float) -> list[Member] | None:
-        """The members once they differ from what was given last (at once the first time); None at ``until``."""
-        while True:
-            found = await self.look()
-            if found != self._last:
-                self._last = found
-                return found
-            signal = await self._session.world.wait_signal(self.mailbox, min(until, self.look_at))
-            if signal is None and self._session.world.now() >= until:
-                return None
-
-    async def stop(self) -> None:
-        if self._watching:
-            self._watching = False
-            await self._session.unwatch(self._turnstile, self.mailbox)
+        super().__init__(session, turnstile, functools.partial(_look, session, turnstile), mailbox)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..core import group as groups
 from ..core.group import Member
-from ..model import NEVER_S, Turnstile
+from ..model import Turnstile
 from ..worlds.threads import drive
 from .lease import Lease
+from .watch import follow
 
 if TYPE_CHECKING:
     from .client import Client
@@ -41,16 +42,8 @@ class Group:
     def watch(self, timeout_s: float | None = None) -> Iterator[list[Member]]:
         """The members now, and again after each change; ends once nothing changed for ``timeout_s``.
 
-        Never misses the last state; may skip ones in between.
+        Never misses the last state; may skip ones in between. Goes on when the engine comes back; raises `Unavailable`
+        where it is out of reach at the end.
         """
         session = self._client.session
-        watch = groups.Watch(session, self._turnstile)
-        try:
-            while True:
-                until = NEVER_S if timeout_s is None else session.world.now() + timeout_s
-                found = drive(watch.changed(until))
-                if found is None:
-                    return
-                yield found
-        finally:
-            drive(watch.stop())
+        return follow(session, groups.Watch(session, self._turnstile), timeout_s)

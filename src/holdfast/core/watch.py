@@ -1,0 +1,80 @@
+"""Watching: looking again whenever something may have changed, so that a lost signal costs time and no change."""
+
+from __future__ import annotations
+
+import logging
+from typing import Generic, Protocol, TypeVar
+
+from ..errors import OutcomeUnknown, Unavailable
+from ..model import NEVER_S, Turnstile
+from ..world import Mailbox
+from .session import Session
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+log = logging.getLogger("holdfast.watch")
+
+LOOK_S = 5.0
+"""At least this often a watcher looks, whatever signals it gets."""
+
+
+class See(Protocol[T_co]):
+    """One look: what is watched, and in how many seconds it may change without a signal (the dead give none)."""
+
+    async def __call__(self) -> tuple[T_co, float]: ...
+
+
+class Watch(Generic[T]):
+    """What ``see`` sees, whenever it may have changed. Never misses the last state; may skip ones in between.
+
+    The turnstile's announcements say when to look; one that announces nothing is looked at every `LOOK_S`.
+    """
+
+    def __init__(self, session: Session, turnstile: Turnstile, see: See[T], mailbox: Mailbox | None = None) -> None:
+        self._session = session
+        self._turnstile = turnstile
+        self._see = see
+        self.mailbox = mailbox or session.world.mailbox()
+        self.look_at = 0.0
+        self._watching = False
+        self._seen = False
+        self._last: T | None = None
+
+    async def look(self) -> T:
+        """What there is now; `look_at` is when to look again if no signal comes first. Raises `Unavailable`."""
+        if not self._watching and self._turnstile.announces:
+            await self._session.watch(self._turnstile, self.mailbox)
+            self._watching = True
+        found, end_s = await self._see()
+        world = self._session.world
+        self.look_at = world.now() + max(0.02, min(LOOK_S, end_s + 0.005)) + world.random() * 0.02
+        return found
+
+    async def changed(self, until: float = NEVER_S) -> tuple[T] | None:
+        """What there is once it differs from what was given last (at once the first time); None at ``until``.
+
+        An engine that is out of reach is waited for: `Unavailable` is raised where it still is at ``until``.
+        """
+        world = self._session.world
+        while True:
+            trouble: Exception | None = None
+            try:
+                found = await self.look()
+            except (Unavailable, OutcomeUnknown) as error:
+                trouble = error
+                log.warning("watching %s goes on: %s", self._turnstile.address, error)
+                self.look_at = world.now() + 0.5 + world.random() / 2
+            else:
+                if not self._seen or found != self._last:
+                    self._seen, self._last = True, found
+                    return (found,)
+            if await world.wait_signal(self.mailbox, min(until, self.look_at)) is None and world.now() >= until:
+                if trouble is not None:
+                    raise trouble
+                return None
+
+    async def stop(self) -> None:
+        if self._watching:
+            self._watching = False
+            await self._session.unwatch(self._turnstile, self.mailbox)
