@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .. import model
@@ -31,6 +31,9 @@ log = logging.getLogger("holdfast.session")
 
 CLEANUP_S = 5.0
 """How long an interrupted caller waits for what it took to be given back; after that the renewer goes on with it."""
+
+
+ASKED_AT_ONCE = 512
 
 
 class Session:
@@ -108,6 +111,11 @@ class Session:
             if not tenure.unknown and tenure.deadline == NEVER_S:
                 tenure.first_sent = None  # surely nothing was done, so there is nothing to undo
             raise
+        return await self._entered(tenure, sent, standing, nowait, give_up_at)
+
+    async def _entered(
+        self, tenure: Tenure, sent: float, standing: Standing, nowait: bool, give_up_at: float
+    ) -> Standing:
         if standing.state is State.ADMITTED or standing.state is State.WAITING:
             self._keep(tenure, sent, standing)
             if tenure.deadline - self.world.now() < tenure.claim.ttl_s / 3:
@@ -120,6 +128,27 @@ class Session:
             tenure.claim = tenure.claim._replace(id=self.new_id())
             return await self.enter(tenure, nowait, give_up_at)
         return standing
+
+    async def enter_many(self, tenures: Sequence[Tenure]) -> list[Standing]:
+        """`enter` for many new claims at once, pipelined. Where it raises, some may stand: `give_up` them all."""
+        if self.renewer.closing:
+            self._refuse()
+        if self._listens_first and not self.listening:
+            await self.listen()
+        sent = self.world.now()
+        for tenure in tenures:
+            tenure.first_sent = sent
+            self.tenures[tenure.claim.id] = tenure
+        requests = [self.engine.enter(tenure.turnstile, tenure.claim, False) for tenure in tenures]
+        standings: list[Standing] = []
+        replies = await self.world.call_many(requests, self.patience_s)
+        for tenure, reply in zip(tenures, replies, strict=True):
+            if isinstance(reply, Exception):
+                tenure.unknown |= not isinstance(reply, Unavailable)
+                standings.append(await self.enter(tenure, False))
+            else:
+                standings.append(await self._entered(tenure, sent, reply, False, NEVER_S))
+        return standings
 
     async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
         """Renew this claim now and see where it stands; GONE where the engine does not know it."""
@@ -226,6 +255,42 @@ class Session:
                 self.renewer.bequeath(tenure, tenure.first_sent)
             raise
 
+    def give_up(self, tenure: Tenure) -> None:
+        """`undo` without waiting for it: the renewer does it, many at once."""
+        self.tenures.pop(tenure.claim.id, None)
+        if not tenure.ended:
+            self.renewer.end(tenure, "given up")
+        if tenure.first_sent is not None:
+            self.renewer.bequeath(tenure, self.world.now())
+
+    async def release_many(self, tenures: Sequence[Tenure]) -> None:
+        """Give held claims back, pipelined; what was lost is skipped. What fails, the renewer goes on with."""
+        now = self.world.now()
+        due: list[Tenure] = []
+        for tenure in tenures:
+            if self.tenures.pop(tenure.claim.id, None) is None:
+                continue
+            if tenure.is_over(now):
+                self.renewer.lost(tenure, "its time ran out")
+                continue
+            self.renewer.end(tenure, "released")
+            self.renewer.bequeath(tenure, now + CLEANUP_S)
+            due.append(tenure)
+        requests = [self.engine.leave(tenure.turnstile, tenure.claim.id, tenure.buries) for tenure in due]
+        try:
+            replies = await self.world.call_many(requests, self.patience_s / 2)
+        except BaseException:
+            for tenure in due:
+                tenure.unknown = True
+                self.renewer.bequeath(tenure, now)
+            raise
+        for tenure, reply in zip(due, replies, strict=True):
+            if isinstance(reply, Exception):
+                tenure.unknown = True
+                self.renewer.bequeath(tenure, now)
+            else:
+                self.renewer.given_back(tenure)
+
     async def _give_back(self, tenure: Tenure, until: float) -> None:
         """Leave; what does not succeed by ``until``, the renewer goes on with."""
         self.renewer.bequeath(tenure, self.world.now() + CLEANUP_S)
@@ -248,6 +313,17 @@ class Session:
         """`Calls.ask`, but not in a forked child."""
         self.refuse_fork()
         return self.calls.ask(request, give_up_at, asker)
+
+    async def ask_many(self, requests: Sequence[Request[T]]) -> list[T]:
+        """`ask` for many at once, pipelined, in order; one that failed is asked again."""
+        self.refuse_fork()
+        found: list[T] = []
+        for start in range(0, len(requests), ASKED_AT_ONCE):
+            some = requests[start : start + ASKED_AT_ONCE]
+            replies = await self.world.call_many(some, self.patience_s)
+            for request, reply in zip(some, replies, strict=True):
+                found.append(await self.ask(request) if isinstance(reply, Exception) else reply)
+        return found
 
     async def listen(self, give_up_at: float = NEVER_S) -> bool:
         """Let signals flow; True if they did not before, and the caller must look again. Raises `Unavailable`."""
