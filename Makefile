@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 
 BIN  = $(VENV)/bin
-CODE = src bench tools tests
+CODE = src examples bench tools tests
 
 ifneq ($(words $(VENV)),1)
 $(error VENV='$(VENV)': make takes one folder, without spaces)

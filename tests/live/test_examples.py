@@ -1,0 +1,57 @@
+"""The examples, run as a user runs them: what each promises comes true, on the embedded engine and on Redis."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+
+
+def run(url: str, example: str, *arguments: str) -> str:
+    """What it printed. It fails by itself where what it promises did not come true."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{example}.py"), *arguments],
+        env={**os.environ, "HOLDFAST_URL": url},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return int(found[1])
+
+
+def test_a_flash_sale_never_oversells_and_loses_no_order_though_workers_are_killed(url: str) -> None:
+    told = run(url, "flash_sale", "--orders", "8000", "--stock", "7000", "--at-once", "2", "--kill-every", "0.7")
+    assert "8000 orders answered" in told
+    assert "7000 of 7000 sold" in told
+    assert number(r"(\d+) were killed", told) > 0
+
+
+def test_a_rate_limit_holds_in_any_window_though_workers_are_killed_and_start_anew(url: str) -> None:
+    told = run(url, "rate_limiter", "--kill-every", "0.7")
+    assert number(r"(\d+) calls", told) >= 30
+    assert number(r"(\d+) were killed", told) > 0
+    assert 1 < number(r"at once: (\d+) at most", told) <= 3
+    assert 3 < number(r"starts in 0.5 s: (\d+) at most", told) <= 6
+
+
+def test_a_value_that_many_miss_is_computed_by_one_and_by_the_next_where_that_one_dies(url: str) -> None:
+    told = run(url, "cache_filled_once")
+    assert "32 asked" in told
+    assert "1 value seen" in told
