@@ -10,10 +10,12 @@ from typing import Any, Self, Unpack
 
 from ..contract import Capabilities, Engine, Scope
 from ..core import cell as cells
+from ..core import election as elections
 from ..core import group as groups
 from ..core import lease as leases
 from ..core import partitions as sharing
 from ..core import recipe as recipes
+from ..core.election import OnUnsure
 from ..core.helping import Helper
 from ..core.recipe import LockOptions
 from ..core.session import Session
@@ -25,6 +27,7 @@ from ..renewing import HANG_S, RenewerKind, helper_for
 from ..sync import whoami
 from ..worlds.tasks import Tasks
 from .cell import Cell
+from .election import Election
 from .group import Group
 from .lease import Lease
 from .lock import Lock, RWLock
@@ -106,6 +109,14 @@ class Client:
     def group(self, name: str) -> Group:
         """Who is alive: processes join with a payload, others look and watch."""
         return Group(self, groups.group_turnstile(self.capabilities, name))
+
+    def election(self, name: str, ttl_s: float | None = None, on_unsure: OnUnsure = "stop") -> Election:
+        """One leader among those who campaign. A dead one is followed after ``ttl_s`` (15 s, or the engine's session).
+
+        ``on_unsure``: the first renewal that fails ends a leadership (``stop``), or only its deadline does
+        (``keep_until_deadline``).
+        """
+        return Election(self, elections.rules(self.capabilities, name, ttl_s, on_unsure))
 
     def partitions(self, name: str, count: int, ttl_s: float | None = None) -> Partitions:
         """``count`` partitions shared among the live members, each with one owner at most."""

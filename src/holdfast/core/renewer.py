@@ -103,6 +103,9 @@ class Renewer:
             tenure.unsure = True
             log.warning("renewal of %s failed, retrying: %s", tenure.turnstile.address, trouble)
             tenure.tell("unsure", str(trouble))
+        if tenure.stops_unsure and tenure.admitted and tenure.claim.id in self.tenures:
+            self.lose(tenure, f"a renewal failed, and it stops then: {trouble}")
+            self.bequeath(tenure, self.world.now())
 
     def gone(self, tenure: Tenure) -> None:
         tenure.first_sent = None

@@ -62,6 +62,7 @@ class Tenure:
         "openings",
         "renewing",
         "renews",
+        "stops_unsure",
         "token",
         "turnstile",
         "unknown",
@@ -84,6 +85,7 @@ class Tenure:
         self.unknown = False  # some request of this id may or may not have been done
         self.renewing = False  # a renewal may be on its way
         self.unsure = False  # the last renewal failed
+        self.stops_unsure = False  # and then it is given up, although it could last to its deadline
         self.ended = ""  # "released", "lost", "given up", "detached"
         self.why = ""
         self.first_sent: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .cell import Cell, OpenCell
 from .client import Client, connect, whoami
+from .election import Election, Leadership
 from .group import Group
 from .lease import Lease, StickyLease
 from .lock import Lock, RWLock
@@ -12,7 +13,9 @@ from .partitions import Partitions, Share
 __all__ = [
     "Cell",
     "Client",
+    "Election",
     "Group",
+    "Leadership",
     "Lease",
     "Lock",
     "OpenCell",

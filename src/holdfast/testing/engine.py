@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from ..contract import Request
 from ..core.lease import LeaseBase
@@ -77,6 +78,16 @@ def take_away(lease: LeaseBase) -> None:
     leave = session.engine.leave(tenure.turnstile, tenure.claim.id, True)
     MemoryLink(cast(ScriptedEngine, session.engine)).call(leave, 1.0)
     session.renewer.lose(tenure, "the test took it away")
+
+
+def make_losable(handle: Any) -> None:
+    """Give this lease, of whatever kind, the method ``lose()``: `take_away`."""
+    handle.__class__ = _losable(type(handle))
+
+
+@functools.cache
+def _losable(kind: type[Any]) -> type[Any]:
+    return type(f"Fake{kind.__name__}", (kind,), {"__slots__": (), "lose": take_away})
 
 
 class ScriptedLink(MemoryLink):

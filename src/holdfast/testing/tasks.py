@@ -17,7 +17,7 @@ from ..hooks import Hook
 from ..model import NEVER_S, Signal
 from ..sync import whoami
 from ..worlds.tasks import TaskMailbox, Tasks
-from .engine import ScriptedEngine, take_away
+from .engine import ScriptedEngine, make_losable, take_away
 
 T = TypeVar("T")
 
@@ -166,22 +166,12 @@ class FakeTasks(Tasks):
         return super().spawn(protocol, name)
 
 
-class AsyncFakeLease(aio.Lease):
-    """A lease that a test may take away."""
-
-    __slots__ = ()
-
-    def lose(self) -> None:
-        """End it as if its engine had: the holder is told, and whoever waits is admitted."""
-        take_away(self)
-
-
 class AsyncFakeSession(Session):
     """Makes its leases ones that can be lost."""
 
     def watch_handle(self, tenure: Tenure, handle: object) -> None:
         super().watch_handle(tenure, handle)
-        handle.__class__ = AsyncFakeLease
+        make_losable(handle)
 
 
 class AsyncFakeClient(aio.Client):

@@ -21,7 +21,7 @@ from ..errors import Misuse
 from ..hooks import Hook
 from ..model import NEVER_S, Signal
 from ..worlds.threads import Threads, drive
-from .engine import ScriptedEngine, take_away
+from .engine import ScriptedEngine, make_losable, take_away
 
 T = TypeVar("T")
 
@@ -240,22 +240,12 @@ class FakeThreads(Threads):
             thread.join(REAL_S)
 
 
-class FakeLease(sync.Lease):
-    """A lease that a test may take away."""
-
-    __slots__ = ()
-
-    def lose(self) -> None:
-        """End it as if its engine had: the holder is told, and whoever waits is admitted."""
-        take_away(self)
-
-
 class FakeSession(Session):
     """Makes its leases ones that can be lost."""
 
     def watch_handle(self, tenure: Tenure, handle: object) -> None:
         super().watch_handle(tenure, handle)
-        handle.__class__ = FakeLease
+        make_losable(handle)
 
 
 class FakeClient(sync.Client):
