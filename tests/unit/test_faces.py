@@ -55,6 +55,7 @@ WITHOUT_IO = {
     "Lock": {"__call__"},
     "Election": {"observe"},
     "Group": {"watch"},
+    "Share": {"events"},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -80,14 +79,15 @@ def take_away(lease: LeaseBase) -> None:
     session.renewer.lose(tenure, "the test took it away")
 
 
+_LOSABLE: dict[type[Any], type[Any]] = {}
+
+
 def make_losable(handle: Any) -> None:
     """Give this lease, of whatever kind, the method ``lose()``: `take_away`."""
-    handle.__class__ = _losable(type(handle))
-
-
-@functools.cache
-def _losable(kind: type[Any]) -> type[Any]:
-    return type(f"Fake{kind.__name__}", (kind,), {"__slots__": (), "lose": take_away})
+    kind = cast("type[Any]", type(handle))
+    if kind not in _LOSABLE:
+        _LOSABLE[kind] = type(f"Fake{kind.__name__}", (kind,), {"__slots__": (), "lose": take_away})
+    handle.__class__ = _LOSABLE[kind]
 
 
 class ScriptedLink(MemoryLink):
