@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
-
-from holdfast.core.partitions import shares
 
 
 class Ledger:
@@ -90,6 +88,17 @@ async def until(condition: Callable[[], object], what: Callable[[], Any] = lambd
 
 
 def moving(first: Any, second: Any, count: int) -> set[int]:
-    """What the second member takes from the first one."""
-    owner_of = shares([first.member_id, second.member_id], count)
-    return {partition for partition, owner in owner_of.items() if owner == second.member_id}
+    """What the second member takes from the first one, which keeps the first half."""
+    assert count % 2 == 0
+    assert first.member_id != second.member_id
+    return set(range(count // 2, count))
+
+
+def is_even(owned: dict[int, str], members: list[Any], count: int) -> bool:
+    """Whether each of these members owns its share, up to one."""
+    counts = Counter(owned.values())
+    return (
+        owned.keys() == set(range(count))
+        and counts.keys() == {member.member_id for member in members}
+        and max(counts.values()) - min(counts.values()) <= 1
+    )

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from faces import Face, go
-from ledger import Ledger, moving, owners_of, until
+from ledger import Ledger, is_even, moving, owners_of, until
 from lives import ended
 from scripted import World, unavailable
 
 from holdfast import Misuse, aio, sync
+from holdfast.core import handover
 from holdfast.core import partitions as core
-from holdfast.core.partitions import Share, partition_turnstile, shares
+from holdfast.core.assigner import Seat, partition_turnstile
+from holdfast.core.partitions import Share
 from holdfast.engines.memory import MemoryEngine
 from holdfast.model import Claim, Signal
 from holdfast.worlds.threads import drive
@@ -244,7 +246,7 @@ def test_closing_ends_a_leave_that_a_callback_keeps_from_ending(clients: Clients
 
 
 def test_a_bounded_number_is_handed_over_at_once(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "AT_ONCE", 3)
+    monkeypatch.setattr(handover, "AT_ONCE", 3)
 
     async def scenario(clients: Clients) -> None:
         hf, other = clients.new(), clients.new()
@@ -254,7 +256,7 @@ def test_a_bounded_number_is_handed_over_at_once(clients: Clients, monkeypatch: 
         second = await go(other.partitions("p", COUNT).join())
         await until(lambda: len(gate.inside) == 3)
         gate.blocked.clear()
-        await until(lambda: owners_of([first, second]) == shares([first.member_id, second.member_id], COUNT))
+        await until(lambda: is_even(owners_of([first, second]), [first, second], COUNT))
         await go(first.leave())
         await until(lambda: len(second.owned) == COUNT)
         assert gate.most == 3
@@ -274,7 +276,13 @@ class Alone:
         self.assigned: list[Any] = []
         turnstile = core.member_turnstile(self.world.engine.capabilities, "p", 1, 15.0)
         self.share = Share[Any](
-            self.world.session, turnstile, 15.0, b"", lambda tenure: tenure, self._assigned, self._revoked
+            self.world.session,
+            turnstile,
+            15.0,
+            Seat("", 1, "", 0.0, b""),
+            lambda partition, tenure: tenure,
+            self._assigned,
+            self._revoked,
         )
         self.world.ask(self.world.engine.enter(self.guard, Claim("other", 1, 600.0), False))
 
@@ -293,6 +301,7 @@ class Alone:
         self.world.at(seconds, self._end)
         drive(self.share.start())
         self.world._background.pop().close()
+        self.world.spawn = lambda protocol, name: drive(protocol)  # type: ignore[method-assign]
         drive(self.share._run())
         assert not self.world.engine.stands
         ended(self.world.events)
@@ -300,7 +309,7 @@ class Alone:
 
     def _end(self) -> None:
         assert set(self.share.owned) == {0}
-        self.share._on_revoked = None
+        self.share._users._on_revoked = None
         self.share._stopping = True
         self.share._mailbox.post(Signal("nudge"))
 

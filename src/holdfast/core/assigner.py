@@ -173,9 +173,12 @@ class Assigner:
 
     def act_at(self, member_id: str) -> float:
         """When this member is to do something about it, if no other did before."""
+        return min(self._make_at(member_id), self._follow_at if self._wrong_since == NEVER_S else NEVER_S)
+
+    def _make_at(self, member_id: str) -> float:
         ids = [worker.id for worker in self._present]
         rank = min(ids.index(member_id), RANKS) if member_id in ids else RANKS
-        return min(max(self._wrong_at() + RANK_S * rank, self._not_before), self._follow_at)
+        return max(self._wrong_at() + RANK_S * rank, self._not_before)
 
     def _wrong_at(self) -> float:
         """From when on another assignment is due."""
@@ -186,13 +189,13 @@ class Assigner:
             return max(self._wrong_since, min(self._quiet_at, self._wrong_since + QUIET_MOST_S))
         return min((self._away_since[worker.name] + worker.grace_s for worker in self.known.away()), default=NEVER_S)
 
-    async def act(self) -> None:
-        """Make the next assignment, unless another is at it; or see whether the last has been carried out."""
+    async def act(self, member_id: str) -> None:
+        """Do it: make the next assignment, unless another is at it, or see whether the last has been carried out."""
         now = self._session.world.now()
-        if self._wrong_at() <= now:
+        if self._make_at(member_id) <= now:
             self._not_before = now + 2 * RANK_S
             await self._try()
-        elif self._follow_at <= now:
+        else:
             await self._follow(now)
 
     async def rebalance(self) -> None:

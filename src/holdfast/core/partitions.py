@@ -210,7 +210,7 @@ class Share(Generic[L]):
             self._must_look = False
             await assigner.look()
         if world.now() >= assigner.act_at(self.member_id):
-            await assigner.act()
+            await assigner.act(self.member_id)
         want = assigner.known.of(self.member_id)
         self._let_go([partition for partition in self._held if partition not in want])
         for claim_id, (partition, tenure) in list(self._entering.items()):
