@@ -84,7 +84,7 @@ _LOSABLE: dict[type[Any], type[Any]] = {}
 
 def make_losable(handle: Any) -> None:
     """Give this lease, of whatever kind, the method ``lose()``: `take_away`."""
-    kind = cast("type[Any]", type(handle))
+    kind: type[Any] = handle.__class__
     if kind not in _LOSABLE:
         _LOSABLE[kind] = type(f"Fake{kind.__name__}", (kind,), {"__slots__": (), "lose": take_away})
     handle.__class__ = _LOSABLE[kind]
