@@ -147,10 +147,11 @@ def test_what_an_earlier_leader_or_somebody_else_wrote_says_nothing_of_this_one(
 
 
 def test_an_engine_without_cells_has_no_records(hf: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = dataclasses.replace(hf.engine.capabilities, cells=False)
-    monkeypatch.setattr(type(hf.engine), "capabilities", without)
-    with hf.partitions("orders", 4).join(), hf.engine.unavailable(op="read"):
-        assert len(seen(hf).partitions) == 1
+    with hf.partitions("orders", 4).join():
+        without = dataclasses.replace(hf.engine.capabilities, cells=False)
+        monkeypatch.setattr(type(hf.engine), "capabilities", without)
+        with hf.engine.unavailable(op="read"):
+            assert len(seen(hf).partitions) == 1
 
 
 # -- partitions, by the record
