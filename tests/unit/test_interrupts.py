@@ -276,6 +276,31 @@ class PutWithLostReplies(Put):
         await super().after(case)
 
 
+class Campaign(Scenario):
+    async def act(self, case: Case) -> Any:
+        return await go(case.hf.election("e").campaign(b"payload"))
+
+    async def finish(self, case: Case, result: Any) -> None:
+        assert (await go(case.hf.election("e").leader())).token == result.token
+        await go(result.resign())
+
+    async def after(self, case: Case) -> None:
+        await case.until(lambda: not case.claims(), lambda: f"still there: {case.claims()}")
+        await self.finish(case, await go(case.hf.election("e").campaign(timeout_s=20)))
+
+
+class Resign(Campaign):
+    async def prepare(self, case: Case) -> None:
+        case.lease = await go(case.hf.election("e").campaign())
+
+    async def act(self, case: Case) -> Any:
+        await go(case.lease.resign())
+
+    async def finish(self, case: Case, result: Any) -> None:
+        if result is not None:
+            await super().finish(case, result)
+
+
 class JoinGroup(Scenario):
     async def act(self, case: Case) -> Any:
         return await go(case.hf.group("g").join(b"payload"))
@@ -355,6 +380,8 @@ SCENARIOS = [
     Open,
     Put,
     PutWithLostReplies,
+    Campaign,
+    Resign,
     JoinGroup,
     JoinPartitions,
 ]

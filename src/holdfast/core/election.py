@@ -190,7 +190,7 @@ def _succeed(before: Record | None, session: Session, tenure: Tenure, admitted_a
             why = f"{before.leader} resigned"
             steps.insert(0, Step("resigned", before.at))
     changes = (*(before.changes if before else ()), Change(what, why, owner, tuple(steps)))
-    return Record(owner, tenure.token, now, now, tenure.claim.payload, "", changes[-chronicle.KEPT :])
+    return Record(owner, tenure.token, now, now, tenure.claim.payload, "", changes)
 
 
 class LeadershipBase(LeaseBase):

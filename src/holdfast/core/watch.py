@@ -57,15 +57,17 @@ class Watch(Generic[T]):
         An engine that is out of reach is waited for: `Unavailable` is raised where it still is at ``until``.
         """
         world = self._session.world
+        trouble: Exception | None = None
         while True:
-            trouble: Exception | None = None
             try:
                 found = await self.look()
             except (Unavailable, OutcomeUnknown) as error:
+                if trouble is None:
+                    log.warning("watching %s goes on: %s", self._turnstile.address, error)
                 trouble = error
-                log.warning("watching %s goes on: %s", self._turnstile.address, error)
                 self.look_at = world.now() + 0.5 + world.random() / 2
             else:
+                trouble = None
                 if not self._seen or found != self._last:
                     self._seen, self._last = True, found
                     return (found,)
