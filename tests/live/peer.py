@@ -73,6 +73,10 @@ class Orders:
         self.lease = self.client.lock(name, **options).acquire()
         return self.lease.token
 
+    def campaign(self, name: str, payload: str, ttl_s: float | None = None) -> int:
+        self.lease = self.client.election(name, ttl_s).campaign(payload.encode())
+        return self.lease.token
+
     def open(self, name: str) -> str:
         self.opened = self.client.cell(name).open(self.lease)
         return (self.opened.value or b"").decode()
