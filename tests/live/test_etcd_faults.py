@@ -20,6 +20,8 @@ from zookeeper_live import Waiter
 import holdfast
 from holdfast import LeaseLost, StaleToken, Unavailable
 from holdfast.hooks import Event
+from holdfast.model import State, Turnstile
+from holdfast.worlds.threads import drive
 
 pytestmark = pytest.mark.live
 
@@ -112,6 +114,31 @@ def test_a_lease_that_nobody_renews_ends_though_others_of_its_client_go_on(etcd_
     connect(etcd_url).lock("y", ttl_s=TTL_S).acquire(timeout_s=30).release()
     assert kept.state == "HELD"
     kept.release()
+
+
+def test_many_claims_enter_and_leave_in_few_exchanges_on_one_lease(etcd_url: str, connect: Connect, face: str) -> None:
+    client = connect(etcd_url)
+    session, run = client.session, drive if face == "sync" else client._loop.run
+    asked: list[int] = []
+    exchange = session.world.link._calls.exchange
+
+    def counted(requests: Any, *rest: Any, **options: Any) -> Any:
+        asked.append(len(requests))
+        return exchange(requests, *rest, **options)
+
+    session.world.link._calls.exchange = counted
+    turnstiles = [Turnstile("partition", f"p/{number}", 1) for number in range(300)]
+    claims = [session.new_tenure(turnstile, 1, 15.0).claim for turnstile in turnstiles]
+    enters = [session.engine.enter(*pair, False) for pair in zip(turnstiles, claims, strict=True)]
+    standings = run(session.world.call_many(enters, 20.0))
+    assert [standing.state for standing in standings] == [State.ADMITTED] * 300
+    assert sum(asked) == 301  # one lease for all, and each claim once
+    assert len(asked) <= 6
+    leaves = [
+        session.engine.leave(turnstile, claim.id, False) for turnstile, claim in zip(turnstiles, claims, strict=True)
+    ]
+    assert run(session.world.call_many(leaves, 20.0)) == [True] * 300
+    assert len(asked) <= 11
 
 
 def test_a_detached_lease_outlives_its_client_and_a_forgotten_one_ends(

@@ -12,6 +12,7 @@ from typing import TypeVar
 from ...contract import LISTEN_S, Deliver, Request
 from ...errors import HoldfastError, Misuse, Unavailable
 from ...model import Turnstile
+from ..talks import Talks, in_rounds
 from .calls import AsyncCalls, Calls
 from .cells import Cells
 from .desk import Desk
@@ -54,14 +55,14 @@ class EtcdLink(_Link):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def call(self, request: Request[T], timeout_s: float, *, in_turn: bool = True) -> T:
+    def call(self, request: Request[T], timeout_s: float) -> T:
         until = time.monotonic() + timeout_s
         talk = request.body(self)
         try:
             requests = next(talk)
             while True:
                 try:
-                    replies = self._calls.exchange(requests, until, in_turn=in_turn)
+                    replies = self._calls.exchange(requests, until)
                 except HoldfastError as error:
                     replies = [error] * len(requests)
                 requests = talk.send(replies)
@@ -70,13 +71,17 @@ class EtcdLink(_Link):
 
     def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         until = time.monotonic() + timeout_s
-        replies: list[T | Exception] = []
-        for request in requests:
-            try:
-                replies.append(self.call(request, max(0.001, until - time.monotonic()), in_turn=False))
-            except HoldfastError as error:
-                replies.append(error)
-        return replies
+        outcomes: list[T | Exception] = []
+        for some in in_rounds(requests):
+            talks = Talks(request.body(self) for request in some)
+            while asked := talks.asked:
+                try:
+                    replies = self._calls.exchange(asked, until, in_turn=False)
+                except HoldfastError as error:
+                    replies = [error] * len(asked)
+                talks.hear(replies)
+            outcomes += talks.outcomes
+        return outcomes
 
     # -- signals
 
@@ -154,14 +159,17 @@ class AsyncEtcdLink(_Link):
 
     async def call_many(self, requests: Sequence[Request[T]], timeout_s: float) -> list[T | Exception]:
         until = time.monotonic() + timeout_s
-        replies: list[T | Exception] = []
-        for request in requests:
-            try:
-                reply = await self.call(request, max(0.001, until - time.monotonic()))
-                replies.append(reply)
-            except HoldfastError as error:
-                replies.append(error)
-        return replies
+        outcomes: list[T | Exception] = []
+        for some in in_rounds(requests):
+            talks = Talks(request.body(self) for request in some)
+            while asked := talks.asked:
+                try:
+                    replies = await self._calls.exchange(asked, until)
+                except HoldfastError as error:
+                    replies = [error] * len(asked)
+                talks.hear(replies)
+            outcomes += talks.outcomes
+        return outcomes
 
     async def listen(self, deliver: Deliver, look_again: Callable[[], None], timeout_s: float = LISTEN_S) -> bool:
         if self._closed:

@@ -88,7 +88,7 @@ class Tries:
         if any(isinstance(reply, TokenRefused) for reply in replies):
             self._members.login = b""
             self._logins -= 1
-            return self._logins > 0
+            return self._logins > 0 and all(isinstance(reply, TokenRefused) for reply in replies)  # else some were done
         if replies and all(isinstance(reply, NoLeader) for reply in replies):
             self.failed(member, replies[0], now)
             return True

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ...contract import LISTEN_S, Deliver, Request
 from ...errors import HoldfastError, Misuse, OutcomeUnknown, Unavailable
 from ...model import Signal, Turnstile
+from .. import talks
 from .cells import Cells
 from .desk import Desk, Talk
 from .target import Target
@@ -30,25 +31,12 @@ def writes(asked: Sequence[Any]) -> bool:
     return any(type(one) not in READS for one in asked)
 
 
-class Talks:
-    """Several talks side by side, in rounds."""
+class Talks(talks.Talks):
+    """As it is, and what may have been written by those that end without a reply."""
 
     def __init__(self, link: Link, requests: Sequence[Request[Any]]) -> None:
-        self.outcomes: list[Any] = [None] * len(requests)
-        self.asked: list[Any] = []
-        """What is asked next, of all of them; nothing once all have ended."""
-        self._talks = [request.body(link) for request in requests]
         self._wrote = [False] * len(requests)
-        self._shares: list[tuple[int, int]] = []  # which talk asked how much of it
-        self._advance([(i, None) for i in range(len(requests))])
-
-    def hear(self, replies: list[Any]) -> None:
-        answers: list[tuple[int, list[Any] | None]] = []
-        at = 0
-        for i, count in self._shares:
-            answers.append((i, replies[at : at + count]))
-            at += count
-        self._advance(answers)
+        super().__init__(request.body(link) for request in requests)
 
     def fail(self, error: Callable[[bool], HoldfastError]) -> None:
         """No replies came; ``error`` takes whether something may have been written."""
@@ -57,19 +45,9 @@ class Talks:
             self._talks[i].close()
         self.asked = []
 
-    def _advance(self, answers: list[tuple[int, list[Any] | None]]) -> None:
-        self.asked, self._shares = [], []
-        for i, answer in answers:
-            try:
-                asked = self._talks[i].send(answer)
-            except StopIteration as end:
-                self.outcomes[i] = end.value
-            except HoldfastError as error:
-                self.outcomes[i] = error
-            else:
-                self.asked += asked
-                self._shares.append((i, len(asked)))
-                self._wrote[i] = self._wrote[i] or writes(asked)
+    def _take(self, i: int, asked: Sequence[Any]) -> None:
+        super()._take(i, asked)
+        self._wrote[i] = self._wrote[i] or writes(asked)
 
 
 class Link:
@@ -146,14 +124,14 @@ class BlockingZooKeeperLink(Link):
         until = time.monotonic() + timeout_s
         if not self.desk.ready.is_set() and (trouble := self._wait_ready(timeout_s)):
             return [trouble] * len(requests)
-        talks = Talks(self, requests)
-        while asked := talks.asked:
+        side = Talks(self, requests)
+        while asked := side.asked:
             replies = self._exchange(asked, until)
             if replies is None:
-                talks.fail(functools.partial(self._late, timeout_s))
+                side.fail(functools.partial(self._late, timeout_s))
             else:
-                talks.hear(replies)
-        return talks.outcomes
+                side.hear(replies)
+        return side.outcomes
 
     def _exchange(self, asked: Sequence[Any], until: float) -> list[Any] | None:
         """None where the replies do not come in time."""
@@ -234,14 +212,14 @@ class AsyncZooKeeperLink(Link):
         until = self._loop.time() + timeout_s
         if not self.desk.ready.is_set() and (trouble := await self._wait_ready(timeout_s)):
             return [trouble] * len(requests)
-        talks = Talks(self, requests)
-        while asked := talks.asked:
+        side = Talks(self, requests)
+        while asked := side.asked:
             replies = await self._exchange(asked, until)
             if replies is None:
-                talks.fail(functools.partial(self._late, timeout_s))
+                side.fail(functools.partial(self._late, timeout_s))
             else:
-                talks.hear(replies)
-        return talks.outcomes
+                side.hear(replies)
+        return side.outcomes
 
     async def _exchange(self, asked: Sequence[Any], until: float) -> list[Any] | None:
         """None where the replies do not come in time."""
