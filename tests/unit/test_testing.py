@@ -137,6 +137,28 @@ def test_the_same_test_takes_the_same_steps_every_time() -> None:
     assert steps() == steps()
 
 
+def test_the_clock_turns_whatever_is_collected_meanwhile() -> None:
+    """In Pythons with gh-106883, a collection in the middle of a look at the threads' frames never ended."""
+    program = """
+import gc, threading
+from holdfast import testing
+
+class Cycle: ...
+
+with testing.client() as hf:
+    hf.lock("x").acquire()
+    for threshold in range(1, 80):
+        cycle = Cycle()
+        cycle.own, cycle.local = cycle, threading.local()
+        cycle.local.x = 1
+        del cycle
+        gc.set_threshold(threshold)
+        hf.clock.advance(1)
+        gc.set_threshold(700)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
+
+
 def test_threads_wake_in_fake_time() -> None:
     gave_up: list[float] = []
 

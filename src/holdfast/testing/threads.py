@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import threading
 import time
@@ -156,7 +157,7 @@ class Clock:
 
     def _busy(self) -> threading.Thread | None:
         """A thread that is in the middle of something of ours."""
-        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        frames = _current_frames()
         for thread in {*self._users, *self._spawned} - {threading.current_thread()}:
             in_protocol = thread in self._spawned or _drives(frames.get(thread.ident or 0))
             if thread.is_alive() and in_protocol and not self._is_idle(thread):
@@ -191,6 +192,17 @@ class Clock:
     def _set(self, now: float) -> None:
         self._now = max(self._now, now)
         self.changed.notify_all()
+
+
+def _current_frames() -> dict[int, FrameType]:
+    """Collecting garbage in there, a Python before 3.11.8 or 3.12.2 may wait for itself for ever (gh-106883)."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _drives(frame: FrameType | None) -> bool:
