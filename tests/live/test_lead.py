@@ -139,7 +139,7 @@ def test_a_killed_leader_takes_a_deaf_cmd_with_it_and_the_next_leads(fleet: Flee
     assert second.poll() is None
     eventually(lambda: fleet.record()["changes"][-1][3][-1][0] == "CMD started")
     reasons = [why for _, why, _, _ in fleet.record()["changes"]]
-    assert reasons == ["first", f"{socket.gethostname()}:{first.pid} went without a word"]
+    assert reasons == ["nobody led before", f"{socket.gethostname()}:{first.pid} went without a word"]
 
 
 @pytest.mark.parametrize("script", [UNHEARD, SERVE], ids=["ignored by CMD", "ignored by what it started"])

@@ -95,7 +95,7 @@ class Record(NamedTuple):
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
             fields: dict[str, Any] = json.loads(value or b"")
             return cls(
-                str(fields["leader"]),
+                str(fields.get("leader", "")),
                 int(fields["token"]),
                 float(fields["since"]),
                 float(fields.get("at", fields["since"])),
@@ -105,13 +105,34 @@ class Record(NamedTuple):
             )
         return None
 
+    def with_step(self, step: Step) -> Record:
+        """The change that made its writer the leader has another step."""
+        *earlier, change = self.changes
+        return self._replace(at=step.at, changes=(*earlier, change._replace(steps=(*change.steps, step))))
+
+
+def succeed(before: Record | None, owner: str, token: int, payload: bytes, admitted_at: float) -> Record:
+    """The record of who was admitted as the one who wrote ``before`` led no more."""
+    what, why, steps = f"{owner} leads", "nobody led before", [Step("admitted", admitted_at)]
+    earlier: tuple[Change, ...] = ()
+    if before is not None:
+        what, why, earlier = f"{what} after {before.leader}", f"{before.leader} went without a word", before.changes
+        if before.state == RESIGNED:
+            why = f"{before.leader} resigned"
+            steps.insert(0, Step("resigned", before.at))
+    change = Change(what, why, owner, tuple(steps))
+    return Record(owner, token, admitted_at, admitted_at, payload, "", (*earlier, change))
+
+
+def election_turnstile(engine: Capabilities, name: str) -> Turnstile:
+    return Turnstile("election", check_name(name), 1, announces=engine.groups)
+
 
 def rules(engine: Capabilities, name: str, ttl_s: float | None, on_unsure: OnUnsure) -> Rules:
     cells.check_cell(engine.cells, engine.engine, name)
     if on_unsure not in get_args(OnUnsure):
         raise Misuse(f"on_unsure is 'stop' or 'keep_until_deadline', not {on_unsure!r}")
-    turnstile = Turnstile("election", check_name(name), 1, announces=engine.groups)
-    return Rules(turnstile, ttl_of(engine, ttl_s), on_unsure)
+    return Rules(election_turnstile(engine, name), ttl_of(engine, ttl_s), on_unsure)
 
 
 # -- to lead
@@ -131,7 +152,9 @@ class Term:
         admitted_at = session.world.wall()
         try:
             self._opening = await cells.open_cell(session, tenure.turnstile.address, tenure)
-            self._record = _succeed(Record.load(self._opening.value), session, tenure, admitted_at)
+            before = Record.load(self._opening.value)
+            record = succeed(before, session.owner, tenure.token, self.payload, admitted_at)
+            self._record = record.with_step(Step("leads", session.world.wall()))
             await cells.put(session, self._opening, self._record.dump(), ())
         except StaleToken:
             raise LeaseLost(lost_message(tenure, "its time ran out before it led, and another leads")) from None
@@ -176,21 +199,6 @@ def candidate(session: Session, rules: Rules, payload: bytes) -> Tenure:
 async def campaign(session: Session, tenure: Tenure, term: Term, timeout_s: float | None) -> None:
     """Wait until we lead and the record says so. Whatever it raises, nothing is left behind then."""
     await leases.acquire(session, tenure, term, timeout_s)
-
-
-def _succeed(before: Record | None, session: Session, tenure: Tenure, admitted_at: float) -> Record:
-    """Our record, with the change that brought us here."""
-    owner, now = session.owner, session.world.wall()
-    steps = [Step("admitted", admitted_at), Step("leads", now)]
-    what, why = f"{owner} leads", "nobody led before"
-    if before is not None:
-        what += f" after {before.leader}"
-        why = f"{before.leader} went without a word"
-        if before.state == RESIGNED:
-            why = f"{before.leader} resigned"
-            steps.insert(0, Step("resigned", before.at))
-    changes = (*(before.changes if before else ()), Change(what, why, owner, tuple(steps)))
-    return Record(owner, tenure.token, now, now, tenure.claim.payload, "", changes)
 
 
 class LeadershipBase(LeaseBase):

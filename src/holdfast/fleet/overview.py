@@ -14,13 +14,13 @@ from typing import TypeVar
 from ..contract import Request
 from ..core.assignment import Assignment
 from ..core.chronicle import Change
+from ..core.election import Record
 from ..core.session import Session
 from ..errors import HoldfastError, OutcomeUnknown, Unavailable
 from ..model import NEVER_S, CellSnapshot, Snapshot, Turnstile
 from . import portions
 from .portions import Partitions
 from .presence import Lengths, Member
-from .record import Record, read_record
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ def put_together(
 ) -> Overview:
     """From looks at all that stands, and the values of the cells that keep records, by address."""
     records = {
-        address.partition(":")[2]: read_record(value)
+        address.partition(":")[2]: Record.load(value)
         for address, value in cells.items()
         if address.startswith("election:")
     }

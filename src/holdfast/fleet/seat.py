@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from ..core import chronicle
 from ..core import lease as leases
-from ..core.chronicle import Change, Step
+from ..core.chronicle import Step
+from ..core.election import RESIGNED, Record, election_turnstile, succeed
 from ..core.recipe import Recipe, ttl_of
 from ..errors import HoldfastError
-from ..model import Turnstile, check_name
 from ..sync import Client, Lease
 from ..sync.cell import OpenCell
 from ..worlds.threads import drive
 
-RESIGNED = "resigned"
 SERVING = ("running", "ready")
 
 
@@ -31,7 +28,7 @@ class Seat:
         engine = client.capabilities
         self.client = client
         self.ttl_s = ttl_of(engine, ttl_s)
-        self.turnstile = Turnstile("election", check_name(name), 1, announces=engine.groups)
+        self.turnstile = election_turnstile(engine, name)
         self._recipe = Recipe(self.turnstile, ttl_s=self.ttl_s)
 
     def taken_by(self) -> str | None:
@@ -63,17 +60,11 @@ class Term:
     def __init__(self, owner: str, lease: Lease, cell: OpenCell | None) -> None:
         self.lease = lease
         self._cell = cell
-        before: dict[str, Any] = json.loads(cell.value) if cell is not None and cell.value else {}
-        self.silent: str | None = before["leader"] if before and before["state"] != RESIGNED else None
+        before = Record.load(cell.value) if cell is not None else None
+        self.silent: str | None = before.leader if before is not None and before.state != RESIGNED else None
         """Who led before and went without a word."""
-        why = (
-            f"{before['leader']} {'resigned' if self.silent is None else 'went without a word'}" if before else "first"
-        )
-        self._owner = owner
-        self._earlier = chronicle.load(before.get("changes", ()))
-        self._change = Change(f"{owner} leads", why, owner, (Step("admitted", time.time()),))
+        self._record = succeed(before, owner, lease.token, b"", time.time())
         self._serves = False
-        self._since = time.time()
         self._notes: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="holdfast-lead-record", daemon=True)
         self._writer.start()
@@ -91,17 +82,11 @@ class Term:
 
         The change that brought us here has another step, until CMD serves: what comes later is no part of it.
         """
-        if step and not self._serves and len(self._change.steps) < chronicle.KEPT:
-            self._change = self._change._replace(steps=(*self._change.steps, Step(step, time.time())))
+        if step and not self._serves and len(self._record.changes[-1].steps) < chronicle.KEPT:
+            self._record = self._record.with_step(Step(step, time.time()))
         self._serves = self._serves or state in SERVING
-        record = {
-            "leader": self._owner,
-            "token": self.token,
-            "state": state,
-            "since": round(self._since, 3),
-            "changes": chronicle.dump([*self._earlier, self._change]),
-        }
-        self._notes.put(json.dumps(record).encode())
+        self._record = self._record._replace(state=state, at=time.time())
+        self._notes.put(self._record.dump())
 
     def resign(self) -> None:
         """Give the seat up; the next is admitted at once. What does not succeed, goes on in the background."""
