@@ -47,14 +47,15 @@ def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fac
 PAIRS = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 KEPT = {"__init__", "__call__", "__getitem__"}
 CLASSES = [
-    *("Client", "Lock", "RWLock", "Lease", "Cell", "OpenCell", "Election", "Leadership", "Group", "Partitions", "Share")
+    *("Client", "Lock", "RWLock", "Lease", "Cell", "OpenCell", "Election", "Leadership", "Group", "Health"),
+    *("Partitions", "Share"),
 ]
 WITHOUT_IO = {
     "Client": {"lock", "rwlock", "semaphore", "cell", "election", "group", "partitions"},
     "RWLock": {"read", "write"},
     "Lock": {"__call__"},
     "Election": {"observe"},
-    "Group": {"watch"},
+    "Group": {"watch", "events"},
     "Share": {"events"},
 }
 

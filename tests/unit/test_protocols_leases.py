@@ -11,7 +11,7 @@ from scripted import LOCK, START_S, Box, World, reply_lost, request_lost, unavai
 
 from holdfast import model
 from holdfast.core import cell, lease
-from holdfast.core.group import Watch, group_turnstile
+from holdfast.core.group import group_turnstile, watch
 from holdfast.core.recipe import Recipe
 from holdfast.core.tenure import Tenure, trusted_s
 from holdfast.engines.memory import MemoryEngine
@@ -231,14 +231,14 @@ def test_closing_gives_up_on_an_engine_that_is_away(world: World) -> None:
 
 def test_a_watch_that_could_not_begin_begins_later(world: World) -> None:
     turnstile = group_turnstile(world.engine.capabilities, "g")
-    watch = Watch(world.session, turnstile)
+    members = watch(world.session, turnstile)
     listen, world.listen = world.listen, failing  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
-        drive(watch.look())
+        drive(members.look())
     world.listen = listen  # type: ignore[method-assign]
-    assert drive(watch.look()) == []
+    assert drive(members.look()) == []
     world.at(1.0, lambda: world.ask(world.engine.enter(turnstile, Claim("a", 0, 60.0), False)))
-    assert drive(world.session.world.wait_signal(watch.mailbox, world.time + 2.0))
+    assert drive(world.session.world.wait_signal(members.mailbox, world.time + 2.0))
     assert world.time < START_S + 10
 
 

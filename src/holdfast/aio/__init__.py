@@ -5,7 +5,7 @@ from __future__ import annotations
 from .cell import Cell, OpenCell
 from .client import Client, connect
 from .election import Election, Leadership
-from .group import Group
+from .group import Group, Health
 from .lease import Lease, StickyLease
 from .lock import Lock, RWLock
 from .partitions import Partitions, Share
@@ -15,6 +15,7 @@ __all__ = [
     "Client",
     "Election",
     "Group",
+    "Health",
     "Leadership",
     "Lease",
     "Lock",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..core import group as groups
-from ..core.group import Member
+from ..core.group import HealthBase
+from ..core.health import THRESHOLD
+from ..core.roster import Member, MemberEvent
 from ..model import Turnstile
 from .lease import Lease
 from .watch import follow
@@ -45,4 +47,33 @@ class Group:
         where it is out of reach at the end.
         """
         session = self._client.session
-        return follow(session, groups.Watch(session, self._turnstile), timeout_s)
+        return follow(session, groups.watch(session, self._turnstile), timeout_s)
+
+    def events(self, timeout_s: float | None = None, *, threshold: float = THRESHOLD) -> AsyncIterator[MemberEvent]:
+        """What happens to members, beginning with a JOINED for each who is there; ends as `watch` does.
+
+        ``kind``: JOINED, SUSPECT (silent for unlikely long: its phi reached ``threshold``), ALIVE (heard of again), and
+        at last LEFT (before its lease could have ended) or GONE (it ended). A hint, for routing: nothing that must have
+        one owner hangs on it. Looks as often as `health` does.
+        """
+        session = self._client.session
+        return follow(session, groups.Events(session, self._turnstile, threshold), timeout_s)
+
+    async def health(self, *, threshold: float = THRESHOLD) -> Health:
+        """Who is well, kept up to date in the background until it is closed. Raises `Unavailable` at the start only.
+
+        Looks about six times in the shortest lease of a member, and at once when one comes or leaves.
+        """
+        health = Health(self._client.session, self._turnstile, threshold)
+        await health._open()  # pyright: ignore[reportPrivateUsage]
+        return health
+
+
+class Health(HealthBase):
+    """What a router asks before each request: who is alive. A context manager that closes it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from ..core.recipe import check_timeout
 from ..core.session import Session
-from ..core.watch import Watch
+from ..core.watch import Changing
 from ..model import NEVER_S
 
 T = TypeVar("T")
 
 
-async def follow(session: Session, watch: Watch[T], timeout_s: float | None) -> AsyncIterator[T]:
+async def follow(session: Session, watch: Changing[T], timeout_s: float | None) -> AsyncIterator[T]:
     """What is watched, now and after each change, until nothing changed for ``timeout_s``."""
     check_timeout(timeout_s)
     try:

@@ -96,8 +96,7 @@ class Session:
         The tenure is kept from before the request is sent, so no signal can come too early for it. An id that was
         given up elsewhere (evicted) is replaced by a fresh one.
         """
-        if self.renewer.closing:
-            self._refuse()
+        self.refuse_closed()
         if self._listens_first and not self.listening:
             await self.listen(give_up_at)
         if tenure.first_sent is None:
@@ -131,8 +130,7 @@ class Session:
 
     async def enter_many(self, tenures: Sequence[Tenure]) -> list[Standing]:
         """`enter` for many new claims at once, pipelined. Where it raises, some may stand: `give_up` them all."""
-        if self.renewer.closing:
-            self._refuse()
+        self.refuse_closed()
         if self._listens_first and not self.listening:
             await self.listen()
         sent = self.world.now()
@@ -152,8 +150,7 @@ class Session:
 
     async def renew_one(self, tenure: Tenure, give_up_at: float = NEVER_S) -> Standing:
         """Renew this claim now and see where it stands; GONE where the engine does not know it."""
-        if self.renewer.closing:
-            self._refuse()
+        self.refuse_closed()
         sent = self.world.now()
         (request,) = self.engine.renew([(tenure.turnstile, tenure.claim)])
         standing = (await self.ask(request, give_up_at))[tenure.claim.id]
@@ -178,6 +175,11 @@ class Session:
         """Raise `LeaseLost` in a forked child: what it inherited is its parent's."""
         if self.forgotten:
             raise LeaseLost(self.forgotten)
+
+    def refuse_closed(self) -> None:
+        """Raise `Misuse` once the client was closed; `LeaseLost` in a forked child."""
+        if self.renewer.closing:
+            self._refuse()
 
     def _refuse(self) -> NoReturn:
         self.refuse_fork()
@@ -395,6 +397,7 @@ class Session:
     async def close(self) -> None:
         """Release everything that is held or waits."""
         await self.renewer.close()
+        self.look_again()  # whoever watches is to see that there is nothing to see any more
 
     def strand(self) -> None:
         """Its event loop was closed, and nobody keeps what it held: that ends with its lease. Let the hooks know."""

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 from ..core.recipe import check_timeout
 from ..core.session import Session
-from ..core.watch import Watch
+from ..core.watch import Changing
 from ..model import NEVER_S
 from ..worlds.threads import drive
 
 T = TypeVar("T")
 
 
-def follow(session: Session, watch: Watch[T], timeout_s: float | None) -> Iterator[T]:
+def follow(session: Session, watch: Changing[T], timeout_s: float | None) -> Iterator[T]:
     """What is watched, now and after each change, until nothing changed for ``timeout_s``."""
     check_timeout(timeout_s)
     try:
