@@ -36,10 +36,11 @@ def test_a_protocol_that_awaits_something_foreign_fails_loudly() -> None:
 
 
 INTERRUPTED = """
-import signal, sys, threading, time
+import gc, signal, sys, threading, time
 from holdfast.engines.memory import MemoryEngine
 from holdfast.worlds.threads import ThreadMailbox, Threads, drive
 
+gc.disable()  # gh-106883
 world, main, sent, done = Threads(MemoryEngine().blocking_link()), threading.main_thread(), [], threading.Event()
 
 async def cleanup():
