@@ -14,7 +14,7 @@ from ledger import Ledger, is_even, moving, owners_of, until
 from lives import ended
 from scripted import World, unavailable
 
-from holdfast import Misuse, aio, sync
+from holdfast import LeaseLost, Misuse, StaleToken, aio, sync
 from holdfast.core import handover
 from holdfast.core import partitions as core
 from holdfast.core.assigner import Seat, partition_turnstile
@@ -262,6 +262,31 @@ def test_a_bounded_number_is_handed_over_at_once(clients: Clients, monkeypatch: 
         assert gate.most == 3
 
     clients.run(scenario)
+
+
+@pytest.mark.parametrize("callback", ["on_assigned", "on_revoked"])
+def test_a_callback_that_never_returns_keeps_its_partition_for_a_bounded_time(
+    clients: Clients, callback: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(clients: Clients) -> None:
+        hf, other = clients.new(), clients.new()
+        gate = Gate(clients.face, 3)
+        first = await go(hf.partitions("p", 4).join(revoke_timeout_s=0.3, **{callback: gate.callback}))
+        await until(lambda: len(first.owned) == 4)
+        lease = first.owned[3]
+        second = await go(other.partitions("p", 4).join())
+        await until(lambda: set(second.owned) == {2, 3})
+        assert gate.inside == [3]
+        with pytest.raises((LeaseLost, StaleToken)):
+            await go(lease.save(b"late"))
+        gate.blocked.clear()
+        await until(lambda: gate.inside == [])
+        await go(second.leave())
+        await until(lambda: len(first.owned) == 4)
+
+    with caplog.at_level("ERROR", "holdfast.partitions"):
+        clients.run(scenario)
+    assert "partition 3 of p goes on without its user, who has not let go of it for 0.3 s" in caplog.messages
 
 
 # -- the protocol alone

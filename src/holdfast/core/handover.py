@@ -126,12 +126,14 @@ class Users(Generic[L]):
 
     # -- the stream
 
-    def start_stream(self) -> None:
-        """From now on they are read. Raises `Misuse` where there are callbacks."""
+    def start_stream(self) -> bool:
+        """From now on they are read; False where they were before. Raises `Misuse` where there are callbacks."""
         if self._on_assigned is not None or self._on_revoked is not None:
             raise Misuse("a share has callbacks or events(), not both")
-        if self._stream is None:
+        began = self._stream is None
+        if began:
             self._stream = deque()
+        return began
 
     async def read(self, until: float) -> Handover[L] | None:
         """The next one, which says that the user is done with the one before; None at ``until`` or the end."""

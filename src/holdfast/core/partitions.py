@@ -401,9 +401,9 @@ class Share(Generic[L]):
 
     def start_stream(self) -> None:
         """Tell of hand-overs by `read`, beginning with what is ours. Raises `Misuse` where there are callbacks."""
-        self._users.start_stream()
-        self._announces = True
-        self._nudge()
+        if self._users.start_stream():
+            self._announces = True
+            self._nudge()
 
     async def read(self, until: float) -> Handover[L] | None:
         """The next hand-over; asking for it says that the one before may go on. None at ``until``, or after `leave`."""
