@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from holdfast.contract import Request
-from holdfast.core.partitions import partition_turnstile
+from holdfast.core.assigner import partition_turnstile
 from holdfast.engines.memory import MemoryEngine, MemoryLink
 from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown
 from holdfast.fleet.each_exec import CannotRun, Command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ class Life:
         self.ttl_s, self.now = ttl_s, now
         self.roster = Roster(threshold, beats)
         self.renewed_at, self.next_at = 0.0, ttl_s / 3
-        self.delays = itertools.repeat(0.0)
+        self.delays: Iterator[float] = itertools.repeat(0.0)
         self.stopped = False
         self.events: list[tuple[float, str]] = []
         self.looks = 0

@@ -286,7 +286,7 @@ class Assigner:
 
 
 def _label(worker: Worker) -> str:
-    return worker.owner if worker.name == worker.id else f"{worker.name} ({worker.owner})"
+    return worker.called if worker.called == worker.owner else f"{worker.called} ({worker.owner})"
 
 
 def _listed(reasons: Sequence[str]) -> str:

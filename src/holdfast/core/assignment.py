@@ -38,6 +38,11 @@ class Worker(NamedTuple):
     zone: str = ""
     grace_s: float = 0.0
 
+    @property
+    def called(self) -> str:
+        """What people call it: its name, or who it is where it was given none."""
+        return self.owner if self.name == self.id else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:

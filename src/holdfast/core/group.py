@@ -119,8 +119,12 @@ class HealthBase(Checkup):
         self._closed = False
 
     async def _open(self) -> None:
-        await self._watch.changed(self._session.world.now())
-        self._session.world.spawn(self._keep(), "holdfast-health")
+        try:
+            await self._watch.changed(self._session.world.now())
+            self._session.world.spawn(self._keep(), "holdfast-health")
+        except BaseException:
+            await self._watch.stop()
+            raise
 
     async def _keep(self) -> None:
         world = self._session.world

@@ -6,20 +6,31 @@ two members is run once.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 from ..errors import Misuse
 
+LINE_BYTES = 1 << 18
+"""The longest line. Linux passes half of that in one argument; every engine stores it."""
+
+BLOCK_ITEMS = 1000
+BLOCK_BYTES = 1 << 18
+"""A block is what is published, read and held at once: that many items, or about that many bytes."""
+
 
 class Item(NamedTuple):
-    """One line to run: its bytes without the newline, and which of its occurrences this is, from 1."""
+    """One line to run: its bytes without the newline, and which of its occurrences this is, from 1.
+
+    ``block``: where it is published; ``failed``: it is on the dead-letter list.
+    """
 
     id: str
     line: bytes
     occurrence: int
+    block: int = 0
+    failed: bool = False
 
     @property
     def text(self) -> str:
@@ -27,55 +38,33 @@ class Item(NamedTuple):
         return self.line.decode(errors="surrogateescape")
 
 
-def item(line: bytes, occurrence: int) -> Item:
+def identity(line: bytes, occurrence: int) -> bytes:
     # The number first: no line can be taken for another line with a number.
-    return Item(blake2b(b"%d %s" % (occurrence, line), digest_size=16).hexdigest(), line, occurrence)
+    return blake2b(b"%d %s" % (occurrence, line), digest_size=16).digest()
 
 
-def read_items(lines: Iterable[bytes]) -> list[Item]:
-    """The items of an input; empty lines are none. Raises `Misuse` for a line that no argument can carry."""
-    seen: Counter[bytes] = Counter()
-    found: list[Item] = []
-    for number, raw in enumerate(lines, start=1):
+def item(line: bytes, occurrence: int, block: int = 0) -> Item:
+    return Item(identity(line, occurrence).hex(), line, occurrence, block)
+
+
+def lines_of(source: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines that are items. Raises `Misuse` for one that no argument can carry."""
+    for number, raw in enumerate(source, start=1):
         line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        if not line:
-            continue
         if b"\0" in line:
             raise Misuse(f"line {number} of the input holds a NUL byte, which no command's argument can carry")
-        seen[line] += 1
-        found.append(item(line, seen[line]))
-    return found
+        if len(line) > LINE_BYTES:
+            raise Misuse(f"line {number} of the input has {len(line):,} bytes; an item has {LINE_BYTES:,} at most")
+        if line:
+            yield line
 
 
-def partition_of(item_id: str, partitions: int) -> int:
-    return int(item_id, 16) % partitions
+def bounds(partition: int, partitions: int) -> tuple[bytes, bytes]:
+    """From which identity to before which the items of a partition are: the identities are cut into equal runs."""
+    return tuple((-(-(at << 128) // partitions)).to_bytes(17) for at in (partition, partition + 1))  # type: ignore[return-value]
 
 
-def by_partition(items: Iterable[Item], partitions: int) -> dict[int, list[Item]]:
-    shares: dict[int, list[Item]] = {}
-    for one in items:
-        shares.setdefault(partition_of(one.id, partitions), []).append(one)
-    return shares
-
-
-def digest(ids: Iterable[str]) -> int:
-    """The same for the same ids in any order, and extended by those that are added."""
-    total = 0
-    for one in ids:
-        total ^= int(one, 16)
-    return total
-
-
-def pack(one: Item) -> bytes:
-    return b"%d %s" % (one.occurrence, one.line)
-
-
-def unpack(item_id: str, data: bytes) -> Item:
-    occurrence, _, line = data.partition(b" ")
-    return Item(item_id, line, int(occurrence))
-
-
-def chunks(items: Sequence[Item], count: int, size_bytes: int) -> Iterable[list[Item]]:
+def blocks(items: Iterable[Item], count: int = BLOCK_ITEMS, size_bytes: int = BLOCK_BYTES) -> Iterator[list[Item]]:
     """``items`` in runs of at most ``count``, and of about ``size_bytes`` of text."""
     run: list[Item] = []
     size = 0
@@ -87,3 +76,15 @@ def chunks(items: Sequence[Item], count: int, size_bytes: int) -> Iterable[list[
         size += len(one.line)
     if run:
         yield run
+
+
+def pack(items: Sequence[Item]) -> bytes:
+    return b"\n".join(b"%d %s" % (one.occurrence, one.line) for one in items)
+
+
+def unpack(data: bytes, block: int) -> list[Item]:
+    found: list[Item] = []
+    for packed in data.split(b"\n"):
+        occurrence, _, line = packed.partition(b" ")
+        found.append(item(line, int(occurrence), block))
+    return found

@@ -76,7 +76,7 @@ def put_together(
     leaving = {member.session: member.claim.owner for member in members if member.claim.weight}
     for worker in assignment.workers if assignment else ():
         if worker.id and worker.id not in names:  # it has gone, and what it held may stand for a while
-            by_session.setdefault(session_of(worker.id), []).append(worker.name)
+            by_session.setdefault(session_of(worker.id), []).append(worker.called)
     places = [
         _place(partition, held.get(partition), wanted.get(partition, ""), by_session, leaving)
         for partition in (range(count) if count else sorted(held))
@@ -95,7 +95,7 @@ def put_together(
 
 def _names(members: Iterable[Member], assignment: Assignment | None) -> dict[str, str]:
     """By the id of a membership: the record's names; of members that it does not know who they are, made distinct."""
-    recorded = {worker.id: worker.name for worker in assignment.workers if worker.id} if assignment else {}
+    recorded = {worker.id: worker.called for worker in assignment.workers if worker.id} if assignment else {}
     names: dict[str, str] = {}
     for member in members:
         name = recorded.get(member.claim.id) or member.claim.owner
@@ -108,7 +108,7 @@ def _names(members: Iterable[Member], assignment: Assignment | None) -> dict[str
 def _wanted(assignment: Assignment | None, names: Mapping[str, str]) -> dict[int, str]:
     if assignment is None:
         return {}
-    by_index = [names.get(worker.id, worker.name) for worker in assignment.workers]
+    by_index = [names.get(worker.id, worker.called) for worker in assignment.workers]
     return {partition: by_index[place] for partition, place in enumerate(assignment.places) if place != NOBODY}
 
 
