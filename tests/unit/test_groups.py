@@ -18,10 +18,10 @@ from holdfast import HoldfastError, Misuse, Unavailable, testing
 from holdfast.core import group as groups
 from holdfast.core.roster import Member
 from holdfast.engines.memory import CAPABILITIES
-from holdfast.model import Claim, Turnstile
+from holdfast.model import UNBOUNDED, Claim, Turnstile
 from holdfast.worlds.threads import drive
 
-GROUP = Turnstile("group", "g", groups.UNBOUNDED, announces=True)
+GROUP = Turnstile("group", "g", UNBOUNDED, announces=True)
 TTL_S = 15
 
 
