@@ -55,3 +55,18 @@ def test_a_value_that_many_miss_is_computed_by_one_and_by_the_next_where_that_on
     told = run(url, "cache_filled_once")
     assert "32 asked" in told
     assert "1 value seen" in told
+
+
+def test_a_scheduler_skips_no_run_and_doubles_none_though_its_leaders_are_killed(url: str) -> None:
+    told = run(url, "leader_only_scheduler")
+    assert number(r"(\d+) runs", told) == 25
+    assert number(r"by (\d+) leaders", told) > 1
+    assert "0 skipped, 0 doubled" in told
+
+
+def test_every_record_of_a_log_counts_once_though_its_consumers_are_killed(url: str) -> None:
+    told = run(url, "partitioned_consumer")
+    assert "6000 records of 12 partitions" in told
+    assert number(r"(\d+) were killed", told) > 0
+    assert number(r"(\d+) times a partition got an owner", told) > 12
+    assert "12 of 12 sums" in told
