@@ -77,6 +77,10 @@ class Orders:
         self.lease = self.client.election(name, ttl_s).campaign(payload.encode())
         return self.lease.token
 
+    def join(self, name: str, payload: str, ttl_s: float | None = None) -> int:
+        self.lease = self.client.group(name).join(payload.encode(), ttl_s)
+        return self.lease.token
+
     def open(self, name: str) -> str:
         self.opened = self.client.cell(name).open(self.lease)
         return (self.opened.value or b"").decode()

@@ -341,15 +341,16 @@ class Session:
         try:
             await self.calls.insist("signals", lambda timeout_s: self.world.watch(turnstile, timeout_s))
         except BaseException:
-            with contextlib.suppress(HoldfastError):
-                await self.unwatch(turnstile, mailbox)
+            await self.unwatch(turnstile, mailbox)
             raise
 
     async def unwatch(self, turnstile: Turnstile, mailbox: Mailbox) -> None:
+        """An engine that cannot be told goes on signalling to nobody; one whose link is closed needs not be told."""
         mailboxes = self.watchers.get(turnstile.address, {})
         mailboxes.pop(id(mailbox), None)
-        if not mailboxes and self.watchers.pop(turnstile.address, None) is not None:
-            await self.world.unwatch(turnstile)
+        if not mailboxes and self.watchers.pop(turnstile.address, None) is not None and not self.renewer.closing:
+            with contextlib.suppress(HoldfastError):
+                await self.world.unwatch(turnstile)
 
     # -- signals
 
