@@ -103,7 +103,9 @@ def told(folder: Path) -> dict[str, bool]:
     return {line.split()[0]: line.endswith("True") for line in lines}
 
 
-def run(url: str | None, orders: int, stock: int, workers: int, at_once: int, kill_every_s: float) -> dict[str, Any]:
+def run(
+    url: str | None, orders: int, stock: int, workers: int, at_once: int, kill_every_s: float, most_kills: int = 1000
+) -> dict[str, Any]:
     """One sale to its end, and what came of it; ``wrong`` is empty if all is well."""
     name = f"flash-sale-{secrets.token_hex(4)}"
     ids = [f"order-{number}" for number in range(orders)]
@@ -115,7 +117,7 @@ def run(url: str | None, orders: int, stock: int, workers: int, at_once: int, ki
             return url, name, stock, at_once, todo, Path(folder, f"notes-{start}"), start <= workers
 
         sale, began = Sale(hf, name, stock), time.monotonic()
-        kills = harness.through_kills(worker, arguments, workers, kill_every_s)
+        kills = harness.through_kills(worker, arguments, workers, kill_every_s, most_kills)
         seconds, answers = time.monotonic() - began, told(Path(folder))
         wrong = sale.audit(answers)
         for bucket in sale.shares:
@@ -124,8 +126,8 @@ def run(url: str | None, orders: int, stock: int, workers: int, at_once: int, ki
 
 
 if __name__ == "__main__":
-    given = harness.options(__doc__, orders=50_000, stock=40_000, workers=4, at_once=10, kill_every=1.0)
-    found = run(given.engine, given.orders, given.stock, given.workers, given.at_once, given.kill_every)
+    given = harness.options(__doc__, orders=50_000, stock=40_000, workers=4, at_once=10, kill_every=1.0, kills=1000)
+    found = run(given.engine, given.orders, given.stock, given.workers, given.at_once, given.kill_every, given.kills)
     per_s = found["orders"] / found["seconds"]
     print(f"{found['orders']} orders answered in {found['seconds']:.1f} s, {per_s:.0f} per second")
     print(f"{given.workers} workers died between selling and telling, {found['kills']} were killed")

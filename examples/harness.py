@@ -10,7 +10,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-FAILURES = 20
+FAILURES = 100
 FOREVER_S = 1e6
 
 
@@ -27,10 +27,11 @@ def through_kills(
     target: Callable[..., None],
     arguments: Callable[[int, int], tuple[Any, ...]],
     count: int,
-    kill_every_s: float | None = None,
+    kill_every_s: float = FOREVER_S,
+    most_kills: int = 1000,
     victim: Callable[[dict[int, int]], int | None] | None = None,
 ) -> int:
-    """Run ``target`` in ``count`` processes until all ended well; SIGKILL one every so often. How many were killed.
+    """Run ``target`` in ``count`` processes until all ended well; SIGKILL one every so often. How many were.
 
     ``arguments(number, start)`` are those of process ``number``; whoever was killed or failed is started again. Who is
     killed is chance, or what ``victim`` picks (None: nobody) from their numbers and process ids.
@@ -46,12 +47,11 @@ def through_kills(
 
     for number in range(count):
         start(number)
-    every_s = kill_every_s or FOREVER_S
-    kill_at = time.monotonic() + every_s
+    kill_at = time.monotonic() + kill_every_s
     while running:
-        connection.wait([process.sentinel for process in running.values()], max(0.0, kill_at - time.monotonic()))
-        if time.monotonic() >= kill_at:
-            kill_at = time.monotonic() + every_s
+        kill_in_s = kill_at - time.monotonic() if kills < most_kills else FOREVER_S
+        if not connection.wait([process.sentinel for process in running.values()], max(0.0, kill_in_s)):
+            kill_at = time.monotonic() + kill_every_s
             pids = {number: process.pid or 0 for number, process in running.items() if process.is_alive()}
             chosen = (victim or (lambda pids: random.choice(list(pids) or [None])))(pids)
             if chosen is not None:

@@ -50,7 +50,7 @@ def job(number: int, folder: Path) -> None:
 
 
 def main() -> bool:
-    given = harness.options(__doc__, schedulers=3, runs=25, interval=0.1, kill_every=0.7)
+    given = harness.options(__doc__, schedulers=3, runs=25, interval=0.1, kill_every=0.7, kills=1000)
     name = f"scheduler-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as text, holdfast.connect(given.engine) as hf:
         folder, leaders, began = Path(text), election(hf, name), time.monotonic()
@@ -64,6 +64,7 @@ def main() -> bool:
             lambda number, start: (given.engine, name, given.interval, given.runs, folder),
             given.schedulers,
             given.kill_every,
+            given.kills,
             the_leader,
         )
         seconds, begun = time.monotonic() - began, len((folder / "begun").read_text().split())

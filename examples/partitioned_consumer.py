@@ -84,7 +84,7 @@ def consumer(url: str | None, name: str, count: int, end: int, dies: bool) -> No
 
 
 def main() -> bool:
-    given = harness.options(__doc__, consumers=3, partitions=12, records=500, kill_every=0.7)
+    given = harness.options(__doc__, consumers=3, partitions=12, records=500, kill_every=0.7, kills=1000)
     name, count, end = f"log-{secrets.token_hex(4)}", given.partitions, given.records
     with holdfast.connect(given.engine) as hf:
         began = time.monotonic()
@@ -93,6 +93,7 @@ def main() -> bool:
             lambda number, start: (given.engine, name, count, end, start <= given.consumers),
             given.consumers,
             given.kill_every,
+            given.kills,
         )
         seconds, found = time.monotonic() - began, checkpoints(hf, name, count)
         for partition in range(count):

@@ -82,7 +82,9 @@ def most_starts(calls: list[tuple[float, float]], window_s: float) -> int:
 
 
 def main() -> bool:
-    given = harness.options(__doc__, workers=4, calls=30, at_once=3, per_window=6, window=0.5, kill_every=1.0)
+    given = harness.options(
+        __doc__, workers=4, calls=30, at_once=3, per_window=6, window=0.5, kill_every=1.0, kills=1000
+    )
     name, limits = f"rate-{secrets.token_hex(4)}", (given.at_once, given.per_window, given.window)
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -92,7 +94,7 @@ def main() -> bool:
             mine = len(range(number, given.calls, given.workers))
             return given.engine, name, limits, mine - done, folder / f"{number}-{start}"
 
-        kills = harness.through_kills(worker, arguments, given.workers, given.kill_every)
+        kills = harness.through_kills(worker, arguments, given.workers, given.kill_every, given.kills)
         calls = spans(folder)
     at_once, starts = most_at_once(calls), most_starts(calls, given.window)
     print(f"{len(calls)} calls by {given.workers} workers, of whom {kills} were killed")
