@@ -163,7 +163,7 @@ def test_who_is_admitted_while_others_wait_knows_at_once_that_it_is_wanted(seats
 def test_who_takes_over_from_the_dead_while_others_wait_is_wanted_too(seats: Callable[..., Seat]) -> None:
     holder, heir, last = seats(), seats(), seats()
     heir.listen()
-    holder.enter(MUTEX, holder.claim("a", ttl_s=0.3))
+    holder.enter(MUTEX, holder.claim("a", ttl_s=1.0))
     heir.enter(MUTEX, "b")
     last.enter(MUTEX, "c")
     eventually(lambda: last.state(MUTEX, "c") is State.WAITING and last.admitted(MUTEX) == ["b"])

@@ -288,7 +288,7 @@ def test_members_readers_permits_and_partitions_leave_nothing(face: Face) -> Non
 
     observed = observed_run(face, scenario)
     told = {event.turnstile.kind for event in observed.events}
-    assert told == {"group", "semaphore", "rwlock", "partitions", "partition"}
+    assert told == {"group", "semaphore", "rwlock", "partitions", "partition", "assign"}
 
 
 def test_threads_that_fight_for_one_lock_leave_nothing() -> None:
