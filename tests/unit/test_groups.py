@@ -311,8 +311,10 @@ def test_who_watches_is_told_when_its_client_is_closed() -> None:
         for one in threads:
             one.start()
         hf.clock.advance(1, waiters=3)
+        closed_at = hf.clock.now()
     for one in threads:
         one.join(20)
+    assert hf.clock.now() == closed_at, "at once"
     assert [str(error) for error in raised] == ["this client was closed"] * 3
 
     async def main() -> None:
