@@ -50,7 +50,7 @@ WRONG_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("each", "j", "--workers", "many", *EACH), 2, "workers"),
     (("each", "j", "--partitions", "0", *EACH), 2, "partitions"),
     (("each", "j", "--batch", "0", *EACH), 2, "batch"),
-    (("each", "j", "--retries", "-1", *EACH), 2, "retries"),
+    (("each", "j", "--retry", "-1", *EACH), 2, "retry"),
     (("evict", "x", "--token", "first"), 2, "'first' is not a valid integer"),
     # CMD
     (("run", "y"), 2, "Missing argument 'CMD...'"),

@@ -222,15 +222,34 @@ def test_a_signal_ends_it_in_order_and_hands_over_at_once(jobs: Jobs, how: signa
 
 def test_a_failing_command_stops_the_job_and_later_runs_try_again(jobs: Jobs) -> None:
     bad = logging('test "$1" != "item 7"')
-    code, _, err = jobs.run("--retries", "1", "--workers", "1", *bad, lines=numbered(20))
+    code, _, err = jobs.run("--retry", "1", "--workers", "1", *bad, lines=numbered(20))
     assert code == 1
     assert "'item 7' failed with exit code 1 after 2 tries" in err
-    code, _, err = jobs.run("--retries", "0", "--keep-going", *bad, lines=numbered(20))
-    assert code == 1
-    assert "done here" in err
-    assert "failed: 'item 7', exit code 1" in err
-    assert len(jobs.results()) == 19
     assert jobs.run(*logging())[0] == 0
+    assert len(jobs.results()) == 20
+
+
+def test_dead_letters_are_listed_and_tried_again_when_asked_for(jobs: Jobs) -> None:
+    slow = logging('case "$1" in "item 7") exit 3;; "item 9") sleep 60;; esac')
+    options = ("--retry", "1", "--timeout", "0.5", "--keep-going", "--json")
+    code, out, err = jobs.run(*options, *slow, lines=numbered(20))
+    summary = json.loads(out)
+    assert (code, summary["done"], summary["dead"]) == (1, 18, 2)
+    assert summary["items_per_s"] > 0
+    code, out, err = jobs.run("--dead")
+    dead = {one["item"]: one for one in map(json.loads, out.splitlines())}
+    assert code == 0
+    assert {item: (one["code"], one["attempts"]) for item, one in dead.items()} == {
+        "item 7": (3, 2),
+        "item 9": (124, 2),
+    }
+    assert dead["item 9"]["note"] == "timed out after 0.5 s"
+    code, _, err = jobs.run(*logging())
+    assert (code, "finished before" in err, "failed: 'item 7', exit code 3" in err) == (1, True, True)
+    assert "--retry-dead" in err
+    assert jobs.run("--retry-dead", *logging())[0] == 0
+    assert jobs.run("--dead")[:2] == (0, "")
+    assert len(jobs.results()) == 20
 
 
 def test_a_command_that_does_not_exist_is_one_clear_line(jobs: Jobs) -> None:
@@ -248,6 +267,9 @@ def test_a_command_that_does_not_exist_is_one_clear_line(jobs: Jobs) -> None:
         (("--batch", "2", "--", "cp", "{}.x"), [b"x"], "one item only"),
         (("--", "true", "{}"), [b"a\0b"], "NUL"),
         (("--results", "--json"), [], "one of them"),
+        (("--dead", "--results"), [], "one of them"),
+        (("--timeout", "0", "--", "true", "{}"), [b"x"], "timeout"),
+        (("--again", "--retry-dead", "--", "true", "{}"), [b"x"], "not both"),
         (("--ttl", "0", "--", "true", "{}"), [b"x"], "ttl"),
         (("--input", "missing", "--", "true", "{}"), [], "missing"),
         (("--workers", "0", "--", "true", "{}"), [], "workers"),
@@ -269,9 +291,10 @@ def test_other_partitions_are_refused(jobs: Jobs) -> None:
 
 
 def test_results_of_an_unknown_job_are_refused(jobs: Jobs) -> None:
-    code, _, err = jobs.run("--results")
-    assert code not in (0, 1)
-    assert "no job 'job'" in err
+    for what in ("--results", "--dead"):
+        code, _, err = jobs.run(what)
+        assert code not in (0, 1)
+        assert "no job 'job'" in err
 
 
 def test_no_input_is_nothing_to_do(jobs: Jobs) -> None:

@@ -18,10 +18,13 @@ from holdfast.core.assigner import partition_turnstile
 from holdfast.engines.memory import MemoryEngine, MemoryLink
 from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown
 from holdfast.fleet.each_exec import CannotRun, Command
-from holdfast.fleet.each_items import read_items
+from holdfast.fleet.each_input import Input
+from holdfast.fleet.each_items import Item, item
+from holdfast.fleet.each_part import Part
+from holdfast.fleet.each_report import Settings, Summary
 from holdfast.fleet.each_store import Counters, JobState, Store
-from holdfast.fleet.each_worker import Member, Settings, Summary
-from holdfast.model import Change, State
+from holdfast.fleet.each_worker import Member
+from holdfast.model import CellReply, CellSnapshot, Change, Fence, State
 from holdfast.sync import Client, Lease, OpenCell
 from holdfast.worlds.threads import drive
 
@@ -60,11 +63,12 @@ class Fleet:
         workers: int = 2,
         partitions: int | None = 8,
         engine: MemoryEngine | None = None,
+        timeout_s: float | None = None,
         **settings: Any,
     ) -> Member:
-        command = Command(tuple(argv) or self.logging(), batch, collect)
+        command = Command(tuple(argv) or self.logging(), batch, collect, timeout_s)
         chosen = Settings(workers, partitions, **settings)
-        return Member(self.store(name, ttl_s, engine), command, chosen, read_items(lines), tell=self.said.append)
+        return Member(self.store(name, ttl_s, engine), command, chosen, Input(lines), tell=self.said.append)
 
     def logging(self, then: str = "") -> tuple[str, ...]:
         """A command that appends its items to a log, a line each."""
@@ -82,6 +86,9 @@ class Fleet:
 
     def records(self) -> list[dict[str, Any]]:
         return list(self.store("reader").results())
+
+    def dead(self) -> list[dict[str, Any]]:
+        return list(self.store("reader").dead())
 
     def close(self) -> None:
         for thread in self._threads:
@@ -191,7 +198,7 @@ def test_again_runs_a_finished_job_afresh_and_drops_what_was(fleet: Fleet) -> No
     again = fleet.member(lines(4), again=True).run()
     assert (again.status, again.items, again.done, again.generation) == ("finished", 4, 4, 2)
     assert len(fleet.records()) == 4
-    assert not [name for name in fleet.engine.cells if name.startswith(("each:in:1:", "each:done:1:"))]
+    assert not [name for name in fleet.engine.cells if name.startswith(("each2:in:1:", "each2:done:1:"))]
 
 
 def test_again_joins_an_unfinished_job(fleet: Fleet) -> None:
@@ -254,7 +261,7 @@ def test_items_published_while_others_run_are_noticed_by_their_owner(fleet: Flee
 
 def test_a_failing_item_is_tried_again(fleet: Fleet) -> None:
     command = fleet.logging('test "$(grep -cx "$1" "$0")" -ge 3')
-    summary = fleet.member(lines(2), command, retries=2).run()
+    summary = fleet.member(lines(2), command, retry=2).run()
     assert (summary.status, summary.done) == ("finished", 2)
     assert Counter(fleet.ran) == {b"item 0": 3, b"item 1": 3}
     assert {one["attempts"] for one in fleet.records()} == {3}
@@ -262,7 +269,7 @@ def test_a_failing_item_is_tried_again(fleet: Fleet) -> None:
 
 def test_a_failing_item_stops_the_job_for_all_members(fleet: Fleet) -> None:
     bad = 'test "$1" != "item 7" && sleep 0.02'
-    runs = [fleet.start(fleet.member(lines(300), fleet.logging(bad), retries=0, name=f"m{n}")) for n in range(2)]
+    runs = [fleet.start(fleet.member(lines(300), fleet.logging(bad), retry=0, name=f"m{n}")) for n in range(2)]
     statuses = sorted(one.result().status for one in runs)
     assert statuses == ["failed", "stopped"]
     assert len(fleet.ran) < 300
@@ -270,7 +277,7 @@ def test_a_failing_item_stops_the_job_for_all_members(fleet: Fleet) -> None:
 
 
 def test_a_later_run_tries_again_and_finishes_what_was_stopped(fleet: Fleet) -> None:
-    fleet.member(lines(20), fleet.logging('test "$1" != "item 7"'), retries=0).run()
+    fleet.member(lines(20), fleet.logging('test "$1" != "item 7"'), retry=0).run()
     later = fleet.member(lines(20)).run()
     assert (later.status, later.failed, later.session) == ("finished", 0, 2)
     assert len(fleet.records()) == 20
@@ -278,7 +285,7 @@ def test_a_later_run_tries_again_and_finishes_what_was_stopped(fleet: Fleet) -> 
 
 def test_keep_going_runs_all_others_and_lists_what_failed(fleet: Fleet) -> None:
     command = fleet.logging('case "$1" in *3) exit 4;; esac')
-    summary = fleet.member(lines(20), command, retries=1, keep_going=True).run()
+    summary = fleet.member(lines(20), command, retry=1, keep_going=True).run()
     assert (summary.status, summary.done, summary.failed) == ("finished", 18, 2)
     assert [(one["item"], one["code"], one["attempts"]) for one in sorted(summary.failures, key=str)] == [
         ("item 13", 4, 2),
@@ -287,27 +294,89 @@ def test_keep_going_runs_all_others_and_lists_what_failed(fleet: Fleet) -> None:
     assert Counter(fleet.ran)[b"item 3"] == 2
 
 
-def test_what_failed_under_keep_going_is_tried_in_a_later_run(fleet: Fleet) -> None:
-    fleet.member(lines(20), fleet.logging('test "$1" != "item 7"'), retries=0, keep_going=True).run()
-    assert len(fleet.records()) == 19
-    later = fleet.member().run()
-    assert (later.status, later.done, later.failed, later.failures) == ("finished", 1, 0, [])
-    assert fleet.member().run().status == "finished before"
+def test_what_failed_for_good_is_a_dead_letter_and_is_left_alone_by_later_runs(fleet: Fleet) -> None:
+    bad = fleet.logging('test "$1" != "item 7" || exit 9')
+    fleet.member(lines(20), bad, retry=1, keep_going=True, name="first").run()
+    later = fleet.member(lines(20)).run()
+    assert (later.status, later.done, later.failed, later.dead) == ("finished before", 0, 1, 1)
+    assert later.failures == fleet.dead()
+    assert fleet.dead() == [{"item": "item 7", "occurrence": 1, "code": 9, "attempts": 2, "member": "first"}]
+    assert fleet.member(lines(22)).run().done == 2  # new lines are run, and nothing else
+    assert Counter(fleet.ran)[b"item 7"] == 2
+    assert len(fleet.records()) == 21
+
+
+def test_dead_letters_are_tried_again_when_asked_for_and_nothing_else_is(fleet: Fleet) -> None:
+    odd = fleet.logging('case "$1" in *3|*7) exit 4;; esac')
+    fleet.member(lines(20), odd, retry=0, keep_going=True).run()
+    assert len(fleet.dead()) == 4
+    once_more = fleet.member(
+        (), fleet.logging('case "$1" in *7) exit 5;; esac'), retry=0, keep_going=True, retry_dead=True
+    )
+    summary = once_more.run()
+    assert (summary.status, summary.done, summary.failed) == ("finished", 2, 2)
+    assert sorted((one["item"], one["code"]) for one in fleet.dead()) == [("item 17", 5), ("item 7", 5)]
+    assert fleet.member(retry_dead=True).run().done == 2
+    assert fleet.dead() == []
+    assert len(fleet.records()) == 20
+    assert sorted(Counter(fleet.ran).values()) == [1] * 16 + [2, 2, 3, 3]
+    nothing = fleet.member(retry_dead=True).run()
+    assert (nothing.status, nothing.done) == ("finished before", 0)
+
+
+def test_owners_at_work_try_dead_letters_again_when_a_newcomer_asks(fleet: Fleet) -> None:
+    gate, good = fleet.folder / "gate", fleet.folder / "good"
+    gate.touch()
+    command = fleet.logging(
+        f'case "$1" in *7) test -e {good} || exit 1;; *9) while [ -e {gate} ]; do sleep 0.01; done;; esac'
+    )
+    owner = fleet.start(fleet.member(lines(10), command, name="owner", retry=0, keep_going=True, partitions=1))
+    until(lambda: b"item 9" in fleet.ran and len(fleet.dead()) == 1)
+    good.touch()
+    newcomer = fleet.start(fleet.member((), command, retry_dead=True, partitions=1))
+    until(lambda: not fleet.dead())  # while the owner still has its only partition, since item 9 runs there
+    gate.unlink()
+    assert (owner.result().done, newcomer.result().status) == (10, "finished")
+    assert Counter(fleet.ran) == {b"item %d" % number: 2 if number == 7 else 1 for number in range(10)}
+
+
+def test_an_heir_tries_what_of_the_dead_letters_is_left(fleet: Fleet) -> None:
+    fleet.member(lines(40), ("false", "{}"), retry=0, keep_going=True, partitions=2).run()
+    slow = fleet.logging("sleep 0.05; exit 1")
+    first = fleet.start(fleet.member((), slow, retry=0, keep_going=True, retry_dead=True, workers=1, partitions=2))
+    until(lambda: len(fleet.ran) > 3)
+    first.member.interrupt()
+    assert first.result().status == "interrupted"
+    tried = set(fleet.ran)
+    heir = fleet.member((), fleet.logging(), partitions=2).run()
+    assert heir.status == "finished"
+    assert len(fleet.dead()) == 40 - heir.done
+    assert 40 - len(tried) <= heir.done <= 40 - len(tried) + 1  # and the one that was ended with the first
+    assert fleet.member(retry_dead=True, partitions=2).run().done == 40 - heir.done
+
+
+def test_a_command_that_takes_too_long_has_failed_and_is_put_on_record_as_such(fleet: Fleet) -> None:
+    command = fleet.logging('test "$1" != "item 3" || sleep 60')
+    summary = fleet.member(lines(5), command, retry=1, keep_going=True, timeout_s=0.3).run()
+    assert (summary.done, summary.failed) == (4, 1)
+    (dead,) = fleet.dead()
+    assert (dead["item"], dead["code"], dead["attempts"], dead["note"]) == ("item 3", 124, 2, "timed out after 0.3 s")
+    assert Counter(fleet.ran)[b"item 3"] == 2
 
 
 def test_a_job_that_ended_with_failures_can_be_run_afresh(fleet: Fleet) -> None:
-    fleet.member(lines(5), ("false", "{}"), retries=0, keep_going=True).run()
+    fleet.member(lines(5), ("false", "{}"), retry=0, keep_going=True).run()
     assert fleet.member(lines(5), again=True).run().generation == 2
 
 
 def test_one_bad_item_does_not_take_its_batch_with_it(fleet: Fleet) -> None:
     command = fleet.logging('for one; do test "$one" != "item 7" || exit 1; done')
-    summary = fleet.member(lines(20), command, batch=20, partitions=1, retries=1, keep_going=True).run()
+    summary = fleet.member(lines(20), command, batch=20, partitions=1, retry=1, keep_going=True).run()
     assert (summary.done, summary.failed) == (19, 1)
 
 
 def test_a_batch_that_does_not_print_a_line_each_fails_clearly(fleet: Fleet) -> None:
-    summary = fleet.member(lines(3), ("echo", "{}"), batch=3, partitions=1, collect=True, retries=0).run()
+    summary = fleet.member(lines(3), ("echo", "{}"), batch=3, partitions=1, collect=True, retry=0).run()
     assert "it printed 1 lines for 3 items" in summary.why
 
 
@@ -315,6 +384,99 @@ def test_a_command_that_vanishes_ends_the_member_and_records_nothing(fleet: Flee
     with pytest.raises(CannotRun):
         fleet.member(lines(5), (_vanishing(fleet), "{}"), workers=1).run()
     assert fleet.records() == []
+
+
+# -- however many there are
+
+
+class Watched(MemoryEngine):
+    """Notes how much is asked of cells at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = self.bytes = 0
+        self.reads: list[tuple[str, tuple[str, ...]]] = []
+
+    def read(self, cell: str, keys: Sequence[str] | None) -> Request[CellSnapshot]:
+        assert keys is not None, "a whole cell was read"
+        self.reads.append((cell, tuple(keys)))
+        self.entries = max(self.entries, len(keys))
+        return super().read(cell, keys)
+
+    def put(
+        self, cell: str, fence: Fence, version: int, op_id: str, value: bytes | None, changes: Sequence[Change]
+    ) -> Request[CellReply]:
+        self.entries = max(self.entries, len(changes))
+        self.bytes = max(self.bytes, len(value or b"") + sum(len(one.value or b"") for one in changes))
+        return super().put(cell, fence, version, op_id, value, changes)
+
+
+def test_no_request_grows_with_the_job(fleet: Fleet) -> None:
+    fleet.engine = engine = Watched()
+    long = [b"x" * 700 + b" %d\n" % number for number in range(2500)]
+    printing = ("sh", "-c", 'for one; do printf "%04000d\\n" 7; done', "sh", "{}")
+    summary = fleet.member(long, printing, batch=100, collect=True, partitions=1).run()
+    assert (summary.status, summary.done) == ("finished", 2500)
+    assert len(fleet.records()) == 2500
+    assert engine.entries <= 1001
+    assert engine.bytes < 300_000
+
+
+def test_a_member_holds_a_few_blocks_of_what_is_left_and_no_more(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.fleet.each_items.runs.__defaults__", (10,))
+    most = 0
+
+    def watched(part: Part, fresh: Sequence[Item]) -> None:
+        nonlocal most
+        add(part, fresh)
+        most = max(most, sum(len(one._fresh) for one in member._parts.values()))
+
+    add = Part.add
+    monkeypatch.setattr(Part, "add", watched)
+    member = fleet.member(lines(1000), ("true", "{}"), batch=5, workers=2, partitions=16)
+    assert member.run().done == 1000
+    assert 10 <= most <= 2 * (10 + 5)  # for each worker: a block, and less than a batch from the one before
+
+
+def test_an_heir_begins_where_the_last_owner_was_and_asks_nothing_of_what_nobody_began(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.fleet.each_items.runs.__defaults__", (10,))
+    fleet.engine = engine = Watched()
+    first = fleet.start(fleet.member(lines(100), fleet.logging("sleep 0.02"), workers=1, partitions=1))
+    until(lambda: len(fleet.ran) > 44)
+    first.member.interrupt()
+    done = first.result().done
+    engine.reads.clear()
+    assert fleet.member(partitions=1).run().done == 100 - done
+    blocks = [int(key) for cell, keys in engine.reads if cell.startswith("each2:in:") for key in keys if key != "0"]
+    assert blocks == list(range(done // 10 + 1, 11))
+    asked = [keys for cell, keys in engine.reads if cell.startswith("each2:done:") and keys]
+    assert sum(map(len, asked)) <= 2 * 11  # of the block it was in, and perhaps the one that was read ahead
+
+
+def test_partitions_that_are_over_are_not_asked_for_again_until_the_end(fleet: Fleet) -> None:
+    fleet.engine = engine = Watched()
+    gate = fleet.folder / "gate"
+    gate.touch()
+    waits = fleet.logging(f'while [ -e {gate} ] && [ "$1" = "item 0" ]; do sleep 0.01; done')
+    running = fleet.start(fleet.member(lines(200), waits, workers=4, partitions=64))
+    until(lambda: running.member._summary.done == 199)
+    looks = lambda: sum(cell.startswith("each2:done:") and not keys for cell, keys in engine.reads)  # noqa: E731
+    state_reads = lambda: sum(cell.startswith("each2:job:") for cell, _ in engine.reads)  # noqa: E731
+    until(lambda: running.member._tally is not None and len(running.member._tally.unfinished) == 1)
+    engine.reads.clear()
+    until(lambda: state_reads() >= 4)
+    assert looks() <= state_reads()  # one partition at each look
+    gate.unlink()
+    assert running.result().done == 200
+    assert looks() > 64  # all of them, before it believes that all is over
+
+
+def test_more_partitions_than_items(fleet: Fleet) -> None:
+    summary = fleet.member(lines(30), ("true", "{}"), partitions=2000).run()
+    assert (summary.status, summary.done) == ("finished", 30)
+    assert sum(name.startswith("each2:done:") for name in fleet.engine.cells) <= 30  # what has no items is left alone
 
 
 # -- who may join
@@ -345,7 +507,7 @@ def test_a_generation_left_half_dropped_is_dropped_by_the_next_member(fleet: Fle
         state = JobState.load(cell.value or b"")
         cell.put(JobState(8, state.generation + 1, state.session, old=(1, 8)).dump())
     fleet.member(lines(2)).run()
-    assert {name.split(":")[2] for name in fleet.engine.cells if name.startswith(("each:in:", "each:done:"))} == {"2"}
+    assert {name.split(":")[2] for name in fleet.engine.cells if name.startswith(("each2:in:", "each2:done:"))} == {"2"}
 
 
 # -- death and delay
@@ -373,12 +535,11 @@ class Usurper:
         assert drive(self._session.renew_one(self._tenure)).state is State.ADMITTED
         self._session.hold(self._tenure)
         self.lease = Lease(self._session, self._tenure)
-        return self._store.open_done(self._store.known(), 0, self.lease)
+        return self._store.done_cell(self._store.known(), 0).open(self.lease)
 
     def record(self, cell: OpenCell, line: bytes) -> None:
-        (one,) = read_items([line])
         record = {"member": "usurper", "token": cell.token, "attempts": 1}
-        cell.put(Counters(done=1).dump(), [Change(one.id, json.dumps(record).encode(), True)])
+        cell.put(Counters(1, over=1, begun=1).dump(), [Change(item(line, 1).id, json.dumps(record).encode(), True)])
 
 
 def test_a_result_that_comes_after_another_took_over_is_refused(fleet: Fleet) -> None:
@@ -388,7 +549,7 @@ def test_a_result_that_comes_after_another_took_over_is_refused(fleet: Fleet) ->
     paused = fleet.start(fleet.member([b"x\n"], fleet.logging(waits), name="paused", partitions=1, ttl_s=6.0))
     until(begun.exists)
     usurper = Usurper(fleet, "paused")
-    usurper.record(usurper.take(), b"x\n")
+    usurper.record(usurper.take(), b"x")
     gate.unlink()  # the renewer looks every two seconds only: the result comes first
     until(lambda: paused.member._summary.refused == 1)
     usurper.lease.release()
@@ -475,7 +636,7 @@ def test_a_completion_whose_reply_was_lost_for_long_is_recorded_once(tmp_path: P
     with Client(engine, owner="me", patience_s=0.02) as client:
         gate = tmp_path / "gate"
         command = Command(("sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.01; done", "{}"))
-        later = Later(Member(Store(client, JOB), command, Settings(1, 1), read_items([b"x\n"])))
+        later = Later(Member(Store(client, JOB), command, Settings(1, 1), Input([b"x\n"])))
         later.thread.start()
         until(lambda: len(later.member._runs) == 1)
         engine.losing = 8

@@ -9,16 +9,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any
 
 import click
 
 from ..errors import HoldfastError, Misuse
 from ..fleet.each_exec import CannotRun, Command
-from ..fleet.each_items import Item, read_items
-from ..fleet.each_store import PARTITIONS, Store
-from ..fleet.each_worker import Member, Progress, Settings, Summary
+from ..fleet.each_input import Input
+from ..fleet.each_report import Progress, Settings, Summary
+from ..fleet.each_store import MAX_PARTITIONS, PARTITIONS, Store
+from ..fleet.each_worker import Member
 from ..sync import Client
 from .output import engine_options, printable, say
 
@@ -29,7 +30,7 @@ Run CMD once for each line of input, shared among all who run the same JOB.
   find . -name '*.wav' | holdfast each encode -- flac -s {}
   holdfast each thumbs --input files.txt --workers 4 --batch 50 -- ./thumbs.sh {}
   holdfast each encode -- flac -s {}           # on another machine: join in, no input needed
-  holdfast each encode --results               # what was recorded, as JSON lines
+  holdfast each encode --results               # what was recorded, as JSON lines; --dead: what failed for good
 
 Start it in as many processes on as many machines as you like, at any time: each owns a share of the items, and who
 comes, goes or dies only moves its own. Each item is a line and its how-many-th occurrence; empty lines are none. The
@@ -45,6 +46,10 @@ again: CMD runs AT LEAST ONCE for each item. EXACTLY ONE completion is recorded 
 under the token of the item's owner, and a member that was paused past its lease is refused. A finished job run again
 does nothing, unless there are new lines, or with --again.
 
+An item that fails is tried again (--retry), and so is one that takes longer than --timeout. What still fails stops the
+job, to be tried by the next run; or, with --keep-going, goes on the dead-letter list, and the others go on. --dead
+prints that list, --retry-dead runs it again.
+
 \b
 Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not found; 130, 143 ended by Ctrl-C, SIGTERM.
 """
@@ -55,14 +60,19 @@ Exit codes: 0 all done; 1 an item failed; 126, 127 CMD cannot be run, is not fou
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
 @click.option("--workers", "-w", type=click.IntRange(1, 1024), help="CMDs at once here.  [default: CPUs]")
 @click.option("--batch", "-n", type=click.IntRange(1), default=1, show_default=True, help="Items per CMD, at most.")
-@click.option("--partitions", type=click.IntRange(1, 4096), help=f"Shares of a new job.  [default: {PARTITIONS}]")
+@click.option(
+    "--partitions", type=click.IntRange(1, MAX_PARTITIONS), help=f"Shares of a new job.  [default: {PARTITIONS}]"
+)
 @click.option("--ttl", type=float, help="Seconds until a dead one is replaced.  [default: 15, or the engine's session]")
-@click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="Further tries of what fails.")
+@click.option("--retry", type=click.IntRange(0), default=2, show_default=True, help="Further tries of what fails.")
+@click.option("--timeout", type=float, help="Seconds that a CMD may take; then it is ended (SIGTERM), and has failed.")
 @click.option("--keep-going", "-k", is_flag=True, help="Go on after an item failed for good; without, the job stops.")
+@click.option("--retry-dead", is_flag=True, help="Try once more what failed for good before.")
 @click.option("--again", is_flag=True, help="Run a finished job afresh (an unfinished one is joined).")
 @click.option("--input", "source", type=click.File("rb"), help="Read items from this file and not from stdin.")
 @click.option("--collect", is_flag=True, help="Record what CMD prints (4 KiB an item; with --batch a line for each).")
 @click.option("--results", is_flag=True, help="Print what was recorded as JSON lines; with CMD, --collect too.")
+@click.option("--dead", is_flag=True, help="Print what failed for good as JSON lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @engine_options
 def command(
@@ -73,27 +83,30 @@ def command(
     batch: int,
     partitions: int | None,
     ttl: float | None,
-    retries: int,
+    retry: int,
+    timeout: float | None,
     keep_going: bool,
+    retry_dead: bool,
     again: bool,
     source: IO[bytes] | None,
     collect: bool,
     results: bool,
+    dead: bool,
     as_json: bool,
 ) -> None:
-    if results and as_json:
-        raise Misuse("--results prints JSON lines by itself, --json the summary: give one of them")
+    if results + dead + as_json > 1:
+        raise Misuse("--results, --dead and --json print different things: give one of them")
     logging.getLogger("holdfast").setLevel(logging.ERROR)  # an outage is told once, not for each of many partitions
     store = Store(client, job, ttl)
-    if results and not cmd:
-        print_results(store)
+    records = store.results() if results else store.dead() if dead else iter(())
+    if not cmd and (results or dead):
+        print_lines(records)
         return
-    run = Command(cmd, batch, collect or results)
-    settings = Settings(workers or os.cpu_count() or 1, partitions, retries, keep_going, again)
+    run = Command(cmd, batch, collect or results, timeout)
+    settings = Settings(workers or os.cpu_count() or 1, partitions, retry, keep_going, again, retry_dead)
     try:
         run.check()  # before the input is read: that may take long
-        items = read_input(source)
-        with progress() as show:
+        with contextlib.closing(read_input(source)) as items, progress() as show:
             member = Member(store, run, settings, items, tell=say, show=show)
             with signals_to(member):
                 summary = member.run()
@@ -104,12 +117,11 @@ def command(
         click.echo(json.dumps(dataclasses.asdict(summary)))
     else:
         print_summary(summary)
-    if results:
-        print_results(store)
+    print_lines(records)
     sys.exit(exit_code(summary))
 
 
-def read_input(source: IO[bytes] | None) -> list[Item]:
+def read_input(source: IO[bytes] | None) -> Input:
     """The items of ``source``, else of stdin; none where that is a terminal or closed."""
     lines: Iterable[bytes] = ()
     if source is not None:
@@ -117,7 +129,7 @@ def read_input(source: IO[bytes] | None) -> list[Item]:
     elif sys.stdin is not None and not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         lines = sys.stdin.buffer
     try:
-        return read_items(lines)
+        return Input(lines)
     except OSError as error:
         raise HoldfastError(f"the input cannot be read: {error.strerror}") from error
 
@@ -144,19 +156,27 @@ def progress() -> Generator[Callable[[Progress], None] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), *times)
     with Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task("joining", total=None)
+        joining = bar.add_task("joining", total=None)
 
         def show(seen: Progress) -> None:
-            failed = f", {seen.failed} failed" if seen.failed else ""
-            text = f"{seen.running} running here, {seen.partitions} partitions ours{failed}"
-            bar.update(task, total=seen.items, completed=seen.done, description=text)
+            over = seen.done + seen.failed
+            if bar.tasks[0].total is None:  # what was over before we came says nothing of how fast it goes
+                bar.reset(joining, total=seen.items, completed=over)
+            bar.update(joining, total=seen.items, completed=over, description=described(seen, bar.tasks[0].speed))
 
         yield show
+
+
+def described(seen: Progress, per_s: float | None) -> str:
+    rate = "" if per_s is None else f"{per_s:,.0f}/s, " if per_s >= 10 else f"{per_s:.1f}/s, "
+    failed = f", {seen.failed} failed" if seen.failed else ""
+    return f"{rate}{seen.running} running here, {seen.partitions} partitions ours{failed}"
 
 
 def print_summary(summary: Summary) -> None:
@@ -165,7 +185,8 @@ def print_summary(summary: Summary) -> None:
         say(f"{summary.job}: nothing to do: no items were given, here or before")
         return
     happened = {"stopped": "given up, since another member's item failed", "failed": "given up, since an item failed"}
-    say(f"{summary.job}: {happened.get(summary.status, summary.status)} ({summary.seconds:.1f} s)")
+    rate = f", {summary.items_per_s:,.0f} items/s" if summary.items_per_s >= 1 else ""
+    say(f"{summary.job}: {happened.get(summary.status, summary.status)} ({summary.seconds:.1f} s{rate})")
     counts = {
         "items": summary.items,
         "done here": summary.done,
@@ -179,7 +200,9 @@ def print_summary(summary: Summary) -> None:
     for failure in summary.failures:
         click.echo(f"  failed: {printable(shown(failure))}", err=True)
     if summary.failed > len(summary.failures):
-        click.echo(f"  … and {summary.failed - len(summary.failures)} more", err=True)
+        click.echo(f"  … and {summary.failed - len(summary.failures)} more: --dead prints all", err=True)
+    if summary.dead:
+        click.echo("  --retry-dead tries them once more", err=True)
 
 
 def shown(failure: dict[str, Any]) -> str:
@@ -188,9 +211,9 @@ def shown(failure: dict[str, Any]) -> str:
     return f"{failure['item']!r}{nth}, exit code {failure['code']} after {failure['attempts']} tries{note}"
 
 
-def print_results(store: Store) -> None:
-    for result in store.results():
-        click.echo(json.dumps(result))
+def print_lines(records: Iterator[dict[str, Any]]) -> None:
+    for one in records:
+        click.echo(json.dumps(one))
 
 
 def exit_code(summary: Summary) -> int:

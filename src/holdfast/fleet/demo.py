@@ -256,7 +256,7 @@ class _Tour:
         with self.store.members(state).join() as share:
             self._until("we own the partitions", lambda: len(share.owned) == state.partitions)
             for partition, lease in share.owned.items():
-                opened = self.store.open_done(state, partition, lease)
+                opened = self.store.done_cell(state, partition).open(lease)
                 for key, data in opened.entries().items():
                     opened.set(key, json.dumps({**json.loads(data), "out": "0" * 64}).encode())
                     return

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,6 +20,9 @@ OUT_BYTES = 4096
 
 GRACE_S = 5.0
 """How long CMD may take to end after SIGTERM before it gets SIGKILL."""
+
+TIMED_OUT = 124
+"""The exit code of a run that took too long, as timeout(1) has it."""
 
 
 class CannotRun(HoldfastError):
@@ -35,17 +39,21 @@ class Command:
 
     Inside a longer argument ``{}`` needs a ``batch`` of 1. There is no shell, so spaces and quotes in items are safe.
     ``collect`` keeps what CMD prints instead of passing it through; with a batch that is one line per item, in order.
+    A run that takes longer than ``timeout_s`` is ended, and has failed.
     """
 
     argv: tuple[str, ...]
     batch: int = 1
     collect: bool = False
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not any("{}" in argument for argument in self.argv):
             raise Misuse("CMD needs {} where the items go, as in: holdfast each JOB -- gzip {}")
         if self.batch < 1:
             raise Misuse(f"a batch has 1 item or more, not {self.batch}")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= threading.TIMEOUT_MAX:
+            raise Misuse(f"timeout is above 0 seconds and finite, not {self.timeout_s!r}")
         inside = next((argument for argument in self.argv if "{}" in argument and argument != "{}"), None)
         if self.batch > 1 and inside is not None:
             raise Misuse(f"with a batch, {{}} stands alone: {inside!r} can hold one item only (leave --batch out)")
@@ -86,6 +94,8 @@ class Running:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
+        self._timed_out = False
+        self._ending: threading.Thread | None = None
 
     def run(self, lines: Sequence[bytes], environment: Mapping[str, str]) -> Outcome:
         """Start it, wait for its end. Raises `CannotRun`."""
@@ -97,35 +107,60 @@ class Running:
                 process = self._process = self._start(arguments, environment)
             except OSError as error:
                 return self._not_started(arguments[0], error)
-        texts, note = self._read(process.stdout, len(lines)) if process.stdout is not None else ([], "")
-        code = process.wait()
+        with self._watched():
+            texts, note = self._read(process.stdout, len(lines)) if process.stdout is not None else ([], "")
+            code = process.wait()
         if process.stdout is not None:
             process.stdout.close()
+        if self._ending is not None:
+            self._ending.join()
         if self._stopped:
             return Outcome(code, stopped=True)
+        if self._timed_out:
+            return Outcome(TIMED_OUT, note=f"timed out after {self._command.timeout_s:g} s")
         if note and code == 0:
             return Outcome(1, note=note)
         return Outcome(code if code >= 0 else 128 - code, tuple(texts))
 
+    @contextlib.contextmanager
+    def _watched(self) -> Generator[None]:
+        """End it if it takes too long."""
+        if self._command.timeout_s is None:
+            yield
+            return
+        timer = threading.Timer(self._command.timeout_s, self._time_out)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _time_out(self) -> None:
+        with self._lock:
+            self._timed_out = self._end()
+
     def stop(self) -> None:
         """End it and what it started: SIGTERM, and SIGKILL after `GRACE_S`. One that has ended by itself stays so."""
         with self._lock:
-            if self._process is None:
-                self._stopped = True
-                return
-            if not self._stopped and not _is_over(self._process):
-                self._stopped = True
-                _end(self._process, signal.SIGTERM)
-                later = threading.Timer(GRACE_S, self.kill)
-                later.daemon = True
-                later.start()
+            self._stopped = self._stopped or self._process is None or self._ending is not None or self._end()
+
+    def _end(self) -> bool:
+        """Begin to; False where it has ended by itself."""
+        process = self._process
+        if process is None or _is_over(process):
+            return False
+        self._ending = self._ending or threading.Thread(target=_end_group, args=(process,), daemon=True)
+        if not self._ending.ident:
+            self._ending.start()
+        return True
 
     def kill(self) -> None:
         """End it at once, after `stop`."""
         with self._lock:
             if self._process is not None and not _is_over(self._process):
                 self._stopped = True
-                _end(self._process, getattr(signal, "SIGKILL", signal.SIGTERM))
+                _send(self._process, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def _start(self, arguments: list[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         given = {
@@ -186,9 +221,26 @@ def _is_over(process: subprocess.Popen[bytes]) -> bool:
         return True
 
 
-def _end(process: subprocess.Popen[bytes], how: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + GRACE_S
+    going = _send(process, signal.SIGTERM)
+    while going and time.monotonic() < until:
+        time.sleep(0.02)
+        going = _send(process, 0)
+    if going:
+        _send(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _send(process: subprocess.Popen[bytes], signum: int) -> bool:
+    """To all that it started; False where nobody is left."""
+    try:
         if os.name == "nt":
-            process.terminate()
-        else:
-            os.killpg(process.pid, how)
+            if signum:
+                process.terminate()
+            return process.poll() is None
+        os.killpg(process.pid, signum)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # some are left that became another user's (Windows: it is ending)
+        return os.name != "nt"
+    return True

@@ -6,11 +6,13 @@ two members is run once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..errors import Misuse
+
+T = TypeVar("T")
 
 LINE_BYTES = 1 << 18
 """The longest line. Linux passes half of that in one argument; every engine stores it."""
@@ -60,22 +62,27 @@ def lines_of(source: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def bounds(partition: int, partitions: int) -> tuple[bytes, bytes]:
-    """From which identity to before which the items of a partition are: the identities are cut into equal runs."""
-    return tuple((-(-(at << 128) // partitions)).to_bytes(17) for at in (partition, partition + 1))  # type: ignore[return-value]
+    """The first and the last identity that belong to a partition: all identities, cut into equal runs."""
+    first, end = (-(-(at << 128) // partitions) for at in (partition, partition + 1))
+    return first.to_bytes(16, "big"), (end - 1).to_bytes(16, "big")
 
 
-def blocks(items: Iterable[Item], count: int = BLOCK_ITEMS, size_bytes: int = BLOCK_BYTES) -> Iterator[list[Item]]:
-    """``items`` in runs of at most ``count``, and of about ``size_bytes`` of text."""
-    run: list[Item] = []
-    size = 0
-    for one in items:
-        if run and (len(run) == count or size + len(one.line) > size_bytes):
+def runs(things: Iterable[T], size: Callable[[T], int], most: int = BLOCK_ITEMS) -> Iterator[list[T]]:
+    """``things`` in runs of at most ``most``, and of about `BLOCK_BYTES` in all by ``size``."""
+    run: list[T] = []
+    total = 0
+    for one in things:
+        if run and (len(run) == most or total + size(one) > BLOCK_BYTES):
             yield run
-            run, size = [], 0
+            run, total = [], 0
         run.append(one)
-        size += len(one.line)
+        total += size(one)
     if run:
         yield run
+
+
+def blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    return runs(items, lambda one: len(one.line))
 
 
 def pack(items: Sequence[Item]) -> bytes:

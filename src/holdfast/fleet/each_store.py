@@ -2,49 +2,53 @@
 
 A job has one cell of its own, and per generation and partition an input cell and a done cell:
 
-    each:job:JOB          what the job is: `JobState`, written under the lock of the same name
-    each:in:G:P:JOB       the items published so far: id -> item; its value counts and fingerprints them
-    each:done:G:P:JOB     what became of them: id -> record of the completion, "!"+id -> record of a failure; its value
-                          is `Counters`; written by the partition's owner only, under the partition's lease
+    each2:job:JOB          what the job is: `JobState`, written under the lock of the same name
+    each2:in:G:P:JOB       the items published so far: entry N is block N of them; its value is `Published`; written by
+                           one publisher at a time, under the lock each:in:JOB
+    each2:done:G:P:JOB     what became of them: id -> record of the completion, "!"+id -> record of a failure for good,
+                           "#"+N -> block N has had some; its value is `Counters`; written by the partition's owner
+                           only, under the partition's lease
 
-The job's name stands last, so that no two jobs share a cell.
+Entries are read by their keys, a block's at once: so no answer grows with the job. The job's name stands last, so that
+no two jobs share a cell; the 2 is the layout.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from ..contract import Request
 from ..core.recipe import ttl_of
-from ..errors import LeaseLost, Misuse, StaleToken
-from ..model import CellSnapshot, Change, check_name
-from ..sync import Cell, Client, Group, Lease, OpenCell, Partitions, Share
+from ..errors import AcquireTimeout, Misuse
+from ..model import Change, check_name
+from ..sync import Cell, Client, Group, OpenCell, Partitions, Share
 from ..worlds.threads import drive
-from .each_items import Item, chunks, digest, pack, unpack
-
-T = TypeVar("T")
+from .each_input import Input, Print
+from .each_items import Item, blocks, pack, unpack
 
 PARTITIONS = 64
-PUT_ITEMS = 500
-PUT_BYTES = 1 << 18
-READS_AT_ONCE = 512
-TRIES = 5
+MAX_PARTITIONS = 16_384
+REVOKE_TIMEOUT_S = 1e8
+"""A CMD may take as long as it likes before its partition is handed over."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What all members agree on. ``session`` rises when a member joins and finds no other, or finds ``stop``, which
-    says why the session was given up; failures count within one session. ``old`` is a generation (its number and
-    partitions) whose cells are to be dropped."""
+    """What all members agree on.
+
+    ``session`` rises when a member joins and finds no other, or finds ``stop``, which says why the session was given
+    up. ``inputs`` counts the members that came with items; ``retrials``, how often the dead letters were to be tried
+    again. ``old`` is a generation (its number and partitions) whose cells are to be dropped.
+    """
 
     partitions: int
     generation: int = 1
     session: int = 0
     stop: str = ""
+    inputs: int = 0
+    retrials: int = 0
     old: tuple[int, int] | None = None
 
     @staticmethod
@@ -58,12 +62,18 @@ class JobState:
 
 
 class Counters(NamedTuple):
-    """A done cell's value. ``owner`` is empty where nothing was left to run: another name there means that it died."""
+    """A done cell's value.
+
+    ``failed`` since the retrial of that number. ``owner`` is empty where nothing was left to run: another name there
+    means that it died. Of the blocks up to ``over`` nothing is left, and of those after ``begun`` nothing is recorded.
+    """
 
     done: int = 0
     failed: int = 0
-    session: int = 0
+    retrial: int = 0
     owner: str = ""
+    over: int = 0
+    begun: int = 0
 
     @staticmethod
     def load(data: bytes | None) -> Counters:
@@ -72,16 +82,20 @@ class Counters(NamedTuple):
     def dump(self) -> bytes:
         return json.dumps(self).encode()
 
+    def dead(self, retrials: int) -> int:
+        """How many have failed for good, and are not to be tried again."""
+        return self.failed if self.retrial == retrials else 0
+
 
 class Published(NamedTuple):
-    """An input cell's value: how many items, and the fingerprint of their ids."""
+    """An input cell's value."""
 
-    items: int = 0
-    digest: int = 0
+    print: Print = Print()
+    blocks: int = 0
 
     @staticmethod
     def load(data: bytes | None) -> Published:
-        return Published(*json.loads(data)) if data else Published()
+        return Published(Print(*(found := json.loads(data))[0]), found[1]) if data else Published()
 
     def dump(self) -> bytes:
         return json.dumps(self).encode()
@@ -96,24 +110,28 @@ class Tally:
 
     published: tuple[Published, ...]
     counters: tuple[Counters, ...]
+    retrials: int
 
     @property
     def items(self) -> int:
-        return sum(one.items for one in self.published)
+        return sum(one.print.items for one in self.published)
 
     @property
     def done(self) -> int:
         return sum(one.done for one in self.counters)
 
-    def failed(self, session: int) -> int:
-        return sum(one.failed for one in self.counters if one.session == session)
+    @property
+    def failed(self) -> int:
+        return sum(one.dead(self.retrials) for one in self.counters)
 
-    def finished(self, session: int) -> bool:
-        """Every published item is done, or failed in this session (none did in session 0)."""
-        return all(
-            there.items <= one.done + (one.failed if one.session == session else 0)
-            for there, one in zip(self.published, self.counters, strict=True)
-        )
+    @property
+    def unfinished(self) -> list[int]:
+        """The partitions with items that are neither done nor dead."""
+        return [p for p in range(len(self.counters)) if self.left(p) > self.counters[p].dead(self.retrials)]
+
+    def left(self, partition: int) -> int:
+        """How many are not done, the dead ones included."""
+        return self.published[partition].print.items - self.counters[partition].done
 
 
 class Store:
@@ -121,7 +139,7 @@ class Store:
 
     def __init__(self, client: Client, job: str, ttl_s: float | None = None) -> None:
         check_name(job, "job")
-        check_name(f"each:done:{1 << 40}:{1 << 16}:{job}", "job's name with what we put before it")
+        check_name(f"each2:done:{1 << 40}:{1 << 16}:{job}", "job's name with what we put before it")
         self.client = client
         self.job = job
         self.ttl_s = ttl_of(client.capabilities, ttl_s)
@@ -140,10 +158,18 @@ class Store:
             raise Misuse(f"there is no job {self.job!r} on this engine")
         return state
 
-    def enter(self, partitions: int | None, again: bool, join: Callable[[JobState], Share]) -> tuple[JobState, Share]:
+    def enter(
+        self,
+        partitions: int | None,
+        join: Callable[[JobState], Share],
+        *,
+        brings: bool = False,
+        again: bool = False,
+        retry_dead: bool = False,
+    ) -> tuple[JobState, Share]:
         """Settle what this member is to do, and ``join`` while nobody else can settle anything else.
 
-        Raises `Misuse` where the job has another number of partitions.
+        ``brings``: it has items. Raises `Misuse` where the job has another number of partitions.
         """
         with self._lock("job") as lease:
             opened = self._job_cell().open(lease)
@@ -163,6 +189,7 @@ class Store:
             self.check_partitions(state, partitions)
             if not others or state.stop:
                 state = replace(state, session=state.session + 1, stop="")
+            state = replace(state, inputs=state.inputs + brings, retrials=state.retrials + retry_dead)
             opened.put(state.dump())
             if state.old is not None:
                 self._drop(*state.old)
@@ -202,84 +229,115 @@ class Store:
 
     # -- counting
 
-    def tally(self, state: JobState) -> Tally:
-        """Two looks at every partition's value."""
-        numbers = range(state.partitions)
-        counters = [Counters.load(one.value) for one in self._values([self._done(state, p) for p in numbers])]
-        published = [Published.load(one.value) for one in self._values([self._in(state, p) for p in numbers])]
-        return Tally(tuple(published), tuple(counters))
+    def tally(self, state: JobState, known: Tally | None = None) -> Tally:
+        """Two looks at partitions' values. With ``known``: at those only that were unfinished in that earlier tally."""
+        numbers = None if known is None else known.unfinished
+        counters = dict(enumerate(known.counters)) if known is not None else {}
+        published = dict(enumerate(known.published)) if known is not None else {}
+        counters |= {p: Counters.load(value) for p, value in self._values(self._done, state, numbers)}
+        published |= {p: Published.load(value) for p, value in self._values(self._in, state, numbers)}
+        return Tally(tuple(published.values()), tuple(counters.values()), state.retrials)
+
+    def _values(
+        self, name: Callable[[JobState, int], str], state: JobState, partitions: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """What stands in these cells (all, if None), by partition."""
+        numbers = range(state.partitions) if partitions is None else partitions
+        session = self.client.session
+        found = drive(session.ask_many([session.engine.read(name(state, p), []) for p in numbers]))
+        return ((p, one.value) for p, one in zip(numbers, found, strict=True))
 
     def _all_over(self, state: JobState) -> bool:
-        """Whether every item is done or has failed, in whatever session."""
         tally = self.tally(state)
-        return tally.items > 0 and all(
-            there.items <= one.done + one.failed for there, one in zip(tally.published, tally.counters, strict=True)
-        )
+        return tally.items > 0 and not tally.unfinished
 
     # -- publishing
 
-    def adds(self, tally: Tally, shares: Mapping[int, Sequence[Item]]) -> dict[int, Sequence[Item]]:
-        """Which of these partitions' items differ from exactly what is published."""
-        return {
-            partition: mine
-            for partition, mine in shares.items()
-            if Published(len(mine), digest(one.id for one in mine)) != tally.published[partition]
-        }
+    def has_all(self, state: JobState, tally: Tally, items: Input) -> bool:
+        """Whether every one of these items is published."""
+        return not any(
+            any(self._missing(state, partition, tally.published[partition], items))
+            for partition in self._differing(state, tally.published, items)
+        )
 
-    def missing(self, state: JobState, partition: int, mine: Sequence[Item]) -> list[Item]:
-        """Which of these items are not published yet, by an unfenced look."""
-        there = self._in_cell(state, partition).read().entries
-        return [one for one in mine if one.id not in there]
+    def publish(self, state: JobState, items: Input, going: Callable[[], bool], then: Callable[[int], None]) -> None:
+        """Add what is missing, for as long as ``going()``; ``then`` is told of each partition that got some.
 
-    def publish(self, state: JobState, partition: int, mine: Sequence[Item], going: Callable[[], bool]) -> None:
-        """Add what is missing, for as long as ``going()``."""
-        for attempt in range(1, TRIES + 1):
+        Raises `StaleToken`, `LeaseLost`, `Unavailable`, `OutcomeUnknown`; it may be called again.
+        """
+        lock = self._lock("in")
+        while going():
             try:
-                if missing := self.missing(state, partition, mine):
-                    with self._lock(f"in:{partition}") as lease:
-                        self._add(self._in_cell(state, partition).open(lease), missing, going)
-                return
-            except (StaleToken, LeaseLost):
-                if attempt == TRIES:
-                    raise
+                lease = lock.acquire(timeout_s=1.0)
+            except AcquireTimeout:
+                continue
+            with lease:
+                published = {p: Published.load(value) for p, value in self._values(self._in, state)}
+                for partition in self._differing(state, published, items):
+                    if self._add(self._in_cell(state, partition).open(lease), state, partition, items, going):
+                        then(partition)
+            return
 
-    def _add(self, opened: OpenCell, missing: Sequence[Item], going: Callable[[], bool]) -> None:
-        there = set(opened.entries())
-        published = Published.load(opened.value)
-        for run in chunks([one for one in missing if one.id not in there], PUT_ITEMS, PUT_BYTES):
+    def _add(self, opened: OpenCell, state: JobState, partition: int, items: Input, going: Callable[[], bool]) -> bool:
+        before = there = Published.load(opened.value)
+        for block in blocks(self._missing(state, partition, there, items)):
             if not going():
-                return
-            published = Published(published.items + len(run), published.digest ^ digest(one.id for one in run))
-            opened.put(published.dump(), [Change(one.id, pack(one), True) for one in run])
+                break
+            there = Published(there.print.plus(bytes.fromhex(one.id) for one in block), there.blocks + 1)
+            opened.put(there.dump(), [Change(str(there.blocks), pack(block), True)])
+        return there != before
 
-    def published(self, state: JobState, partition: int) -> list[Item]:
-        entries = self._in_cell(state, partition).read().entries
-        return [unpack(item_id, data) for item_id, data in entries.items()]
+    def _differing(
+        self, state: JobState, published: Mapping[int, Published] | tuple[Published, ...], items: Input
+    ) -> Iterator[int]:
+        """The partitions where not exactly these items are published."""
+        for partition, mine in enumerate(items.prints(state.partitions)):
+            if mine.items and mine != published[partition].print:
+                yield partition
+
+    def _missing(self, state: JobState, partition: int, there: Published, items: Input) -> Iterator[Item]:
+        numbers = range(1, there.blocks + 1)
+        known = (bytes.fromhex(one.id) for number in numbers for one in self.block(state, partition, number)[1])
+        return items.but(known, partition, state.partitions)
+
+    def block(self, state: JobState, partition: int, number: int) -> tuple[Published, list[Item]]:
+        """Block ``number`` (from 1) of a partition's items, empty where there is none; and how many there are."""
+        found = self._in_cell(state, partition).read([str(number)])
+        data = found.entries.get(str(number))
+        return Published.load(found.value), [] if data is None else unpack(data, number)
 
     # -- results
 
-    def open_done(self, state: JobState, partition: int, lease: Lease) -> OpenCell:
-        return self.client.cell(self._done(state, partition)).open(lease)
+    def done_cell(self, state: JobState, partition: int) -> Cell:
+        return self.client.cell(self._done(state, partition))
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Every recorded completion: item, occurrence, code, out, member, token, attempts."""
         state = self.known()
-        for partition in range(state.partitions):
-            records = self.client.cell(self._done(state, partition)).read().entries
-            if any(not key.startswith("!") for key in records):
-                for one in self.published(state, partition):
-                    if one.id in records:
-                        yield {**_told(one), "code": 0, "out": None, **json.loads(records[one.id])}
-
-    def failures(self, state: JobState, tally: Tally) -> Iterator[dict[str, Any]]:
-        """Every item that failed in this session: item, occurrence, code, attempts, member, note."""
+        tally = self.tally(state)
         for partition, counters in enumerate(tally.counters):
-            if counters.failed and counters.session == state.session:
-                records = self.client.cell(self._done(state, partition)).read().entries
-                for one in self.published(state, partition):
-                    record = json.loads(records.get("!" + one.id, b"null"))
-                    if record is not None and record.pop("session") == state.session:
-                        yield {**_told(one), **record}
+            for number in range(1, (counters.begun if counters.done else 0) + 1):
+                items = self.block(state, partition, number)[1]
+                records = self.done_cell(state, partition).read([one.id for one in items]).entries
+                for one in items:
+                    if one.id in records:
+                        yield {**told(one), "code": 0, "out": None, **json.loads(records[one.id])}
+
+    def dead(self) -> Iterator[dict[str, Any]]:
+        """Every item that failed for good and is not done since: item, occurrence, code, attempts, member, note."""
+        state = self.known()
+        tally = self.tally(state)
+        for partition, counters in enumerate(tally.counters):
+            if counters.begun and tally.left(partition):
+                marks = self.done_cell(state, partition).read([f"#{n}" for n in range(1, counters.begun + 1)]).entries
+                for mark in marks:
+                    items = self.block(state, partition, int(mark[1:]))[1]
+                    records = self.done_cell(state, partition).read(["!" + one.id for one in items]).entries
+                    for one in items:
+                        record = json.loads(records.get("!" + one.id, b"null"))
+                        if record is not None:
+                            del record["retrial"]
+                            yield {**told(one), **record}
 
     # -- names
 
@@ -287,46 +345,23 @@ class Store:
         return self.client.lock(f"each:{what}:{self.job}", ttl_s=self.ttl_s)
 
     def _job_cell(self) -> Cell:
-        return self.client.cell(f"each:job:{self.job}")
+        return self.client.cell(f"each2:job:{self.job}")
 
     def _in(self, state: JobState, partition: int) -> str:
-        return f"each:in:{state.generation}:{partition}:{self.job}"
+        return f"each2:in:{state.generation}:{partition}:{self.job}"
 
     def _in_cell(self, state: JobState, partition: int) -> Cell:
         return self.client.cell(self._in(state, partition))
 
     def _done(self, state: JobState, partition: int) -> str:
-        return f"each:done:{state.generation}:{partition}:{self.job}"
-
-    # -- many at once
-
-    def _values(self, cells: Sequence[str]) -> list[CellSnapshot]:
-        engine = self.client.session.engine
-        return self._ask_many([engine.read(cell, []) for cell in cells])
+        return f"each2:done:{state.generation}:{partition}:{self.job}"
 
     def _drop(self, generation: int, partitions: int) -> None:
         state = JobState(partitions, generation)
-        engine = self.client.session.engine
-        names = [name(state, p) for p in range(partitions) for name in (self._in, self._done)]
-        self._ask_many([engine.drop(name) for name in names])
-
-    def _ask_many(self, requests: Sequence[Request[T]]) -> list[T]:
-        """All of them, in order; one that failed is asked again. Raises `Unavailable`."""
         session = self.client.session
-        found: list[T] = []
-        for start in range(0, len(requests), READS_AT_ONCE):
-            some = requests[start : start + READS_AT_ONCE]
-            replies = drive(session.world.call_many(some, session.patience_s))
-            for request, reply in zip(some, replies, strict=True):
-                found.append(drive(session.ask(request)) if isinstance(reply, Exception) else reply)
-        return found
+        names = [name(state, p) for p in range(partitions) for name in (self._in, self._done)]
+        drive(session.ask_many([session.engine.drop(name) for name in names]))
 
 
-def _told(one: Item) -> dict[str, Any]:
+def told(one: Item) -> dict[str, Any]:
     return {"item": one.text, "occurrence": one.occurrence}
-
-
-def in_some_order(partitions: Sequence[int]) -> list[int]:
-    """Rotated by chance, so that members who publish the same input seldom meet at one partition's lock."""
-    start = random.randrange(len(partitions)) if partitions else 0
-    return [*partitions[start:], *partitions[:start]]

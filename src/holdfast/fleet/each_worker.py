@@ -10,80 +10,31 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, StaleToken, Unavailable
+from ..errors import HoldfastError, LeaseLost, OutcomeUnknown, StaleToken, Unavailable
 from ..model import NEVER_S
 from ..sync import Lease, Share
 from .each_exec import Command, Outcome, Running
-from .each_items import Item, by_partition
+from .each_input import Input
+from .each_items import Item
 from .each_part import Part
-from .each_store import JobState, Store, Tally, in_some_order
+from .each_report import LISTED, Progress, Settings, Summary
+from .each_store import REVOKE_TIMEOUT_S, JobState, Store, Tally, told
 
 log = logging.getLogger("holdfast.each")
 
 LOOK_MIN_S = 0.05
 LOOK_MAX_S = 1.0
-"""How often a member looks at the whole job: quickly after a change, then less and less."""
+LOOK_SHARE = 0.1
+"""How often a member looks at the whole job: quickly after a change, then less and less; and how much of its time."""
 
 OUTAGE_S = 60.0
 """How long a member goes on with an engine that does not answer."""
 
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 10.0
-LISTED = 20
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How one member takes part. ``workers``: how many CMDs at once; ``retries``: further tries after the first."""
-
-    workers: int
-    partitions: int | None = None
-    retries: int = 2
-    keep_going: bool = False
-    again: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise Misuse(f"a member has 1 worker or more, not {self.workers}")
-        if self.retries < 0:
-            raise Misuse(f"retries is 0 or more, not {self.retries}")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The job at one look."""
-
-    items: int
-    done: int
-    failed: int
-    running: int
-    partitions: int
-
-
-@dataclass
-class Summary:
-    """What came of it. ``status``: finished, finished before, failed, stopped (another member gave up), interrupted,
-    nothing to do. ``done`` by this member, ``done_by_others`` since it came, ``done_before`` it came."""
-
-    job: str
-    status: str
-    items: int = 0
-    done: int = 0
-    done_by_others: int = 0
-    done_before: int = 0
-    taken_over: int = 0
-    refused: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    generation: int = 0
-    session: int = 0
-    member: str = ""
-    why: str = ""
-    failures: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    signal: int = 0
 
 
 class Member:
@@ -98,7 +49,7 @@ class Member:
         store: Store,
         command: Command,
         settings: Settings,
-        items: Sequence[Item],
+        items: Input,
         *,
         tell: Callable[[str], None] = log.info,
         show: Callable[[Progress], None] | None = None,
@@ -113,6 +64,7 @@ class Member:
         self._state = JobState(0)
         self._cond = threading.Condition()
         self._parts: dict[int, Part] = {}
+        self._live: dict[int, Part] = {}  # those of them that may have something to do
         self._runs: dict[Running, Part] = {}
         self._stopping = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
@@ -120,8 +72,8 @@ class Member:
         self._error: BaseException | None = None
         self._failure = ""
         self._published = False
+        self._tally: Tally | None = None  # of a moment at which nobody was publishing
         self._summary = Summary(store.job, "finished", member=self._owner)
-        self._failed_here = False
         self._before = 0
 
     # -- from outside
@@ -143,8 +95,10 @@ class Member:
         self._command.check()
         if not self._nothing_new():
             self._take_part()
-        self._summary.seconds = round(time.monotonic() - started, 3)
-        return self._summary
+        summary, seconds = self._summary, time.monotonic() - started
+        summary.seconds = round(seconds, 3)
+        summary.items_per_s = round((summary.done + summary.done_by_others) / seconds, 1)
+        return summary
 
     # -- before
 
@@ -158,10 +112,9 @@ class Member:
             return False
         self._store.check_partitions(state, self._settings.partitions)
         tally = self._store.tally(state)
-        if not tally.finished(0):
+        if tally.unfinished or (self._settings.retry_dead and tally.failed):
             return False
-        adds = self._store.adds(tally, by_partition(self._items, state.partitions))
-        if any(self._store.missing(state, partition, mine) for partition, mine in adds.items()):
+        if not self._store.has_all(state, tally, self._items):
             return False
         self._summary.status = "finished before" if tally.items else "nothing to do"
         self._state, self._before = state, tally.done
@@ -175,7 +128,13 @@ class Member:
         with contextlib.ExitStack() as stack:
             if self._items:  # from before others can see us until all is published, the job is not finished
                 stack.enter_context(self._publishing())
-            self._state, share = self._store.enter(self._settings.partitions, self._settings.again, self._join)
+            self._state, share = self._store.enter(
+                self._settings.partitions,
+                self._join,
+                brings=bool(self._items),
+                again=self._settings.again,
+                retry_dead=self._settings.retry_dead,
+            )
             publishing = stack.pop_all()
         threads = [threading.Thread(target=self._guard, args=(self._publish, publishing), name="holdfast-publish")]
         threads += [
@@ -187,7 +146,7 @@ class Member:
             for thread in threads:
                 _start(thread)
             self._attend()
-            if self._failed_here:  # before what still runs has ended: the others need not wait for it
+            if self._summary.failures:  # before what still runs has ended: the others need not wait for it
                 self._store.stop(self._state.session, self._failure)
         finally:
             self._wind_up(threads, share)
@@ -196,7 +155,8 @@ class Member:
         self._conclude()
 
     def _join(self, state: JobState) -> Share:
-        return self._store.members(state).join(b"", self._assigned, self._revoked)
+        members = self._store.members(state)
+        return members.join(b"", self._assigned, self._revoked, revoke_timeout_s=REVOKE_TIMEOUT_S)
 
     @contextlib.contextmanager
     def _publishing(self) -> Generator[None]:
@@ -208,16 +168,17 @@ class Member:
                 lease.release()
 
     def _publish(self, publishing: contextlib.ExitStack) -> None:
+        """Publish our items; where the engine does not answer or another is quicker, go on with what is left."""
+        until = time.monotonic() + OUTAGE_S
         with publishing:
-            shares = by_partition(self._items, self._state.partitions)
-            if shares:
-                adds = self._store.adds(self._store.tally(self._state), shares)
-                for partition in in_some_order(sorted(adds)):
-                    if self._stopping:
-                        return
-                    self._store.publish(self._state, partition, adds[partition], lambda: not self._stopping)
-                    with self._cond:
-                        self._look_again(partition)
+            while self._items:
+                try:
+                    self._store.publish(self._state, self._items, lambda: not self._stopping, self._look_again)
+                    break
+                except (StaleToken, LeaseLost, Unavailable, OutcomeUnknown):
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(LOOK_MAX_S)
         self._published = True
         self._wake.put(None)
 
@@ -225,7 +186,7 @@ class Member:
         """Look at the job again and again until there is nothing left for us in it."""
         delay_s = LOOK_MIN_S
         seen: Tally | None = None
-        heard = time.monotonic()
+        heard = began = time.monotonic()
         while self._error is None and not self._signal and not self._stopping:
             try:
                 tally = self._look()
@@ -238,65 +199,80 @@ class Member:
                     raise
                 self._tell(f"going on without the engine: {trouble}")
                 delay_s = LOOK_MAX_S
+            rest_s = (time.monotonic() - began) * (1 / LOOK_SHARE - 1)
             with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=delay_s if self._is_idle() else LOOK_MAX_S)
+                self._wake.get(timeout=max(rest_s, delay_s if self._is_idle() else LOOK_MAX_S))
+            began = time.monotonic()
 
     def _look(self) -> Tally | None:
         """One look; None where the job is over for us."""
-        state = self._store.state()
+        state, before = self._store.state(), self._state
         if state is None:
             raise HoldfastError(f"the engine has lost job {self._store.job!r}: run it again with its input")
-        if state.generation != self._state.generation:  # we were away for long, and it was finished meanwhile
+        if state.generation != before.generation:  # we were away for long, and it was finished meanwhile
             if not self._published:
                 raise HoldfastError("another run began this job afresh before our input was published: run it again")
             return None
-        if state.session != self._state.session:
-            with self._cond:
-                self._state = state
-                for partition in list(self._parts):
-                    self._look_again(partition)
-        elif state.stop:
+        if state.session == before.session and state.stop:
             self._failure = self._failure or state.stop
             self._summary.status = "stopped"
             return None
+        self._state = state
         mine = self._published and self._is_idle()
-        publishing = bool(self._store.publishers().members()) if mine else True
+        publishing = bool(self._store.publishers().members())
+        calm = self._tally if state == before and not publishing else None
+        tally = self._count_up(calm)
+        over = mine and not publishing and not tally.unfinished
+        if over and calm is not None:  # what was known of it may not hold: an engine may come back with older data
+            tally = self._count_up(None)
+            over = not tally.unfinished
+        self._tally = None if publishing else tally
+        if self._show is not None:
+            self._show(Progress(tally.items, tally.done, tally.failed, len(self._runs), len(self._parts)))
+        return None if over else tally
+
+    def _count_up(self, known: Tally | None) -> Tally:
+        """See how far all are, and have read again what is not as we believe."""
         seen = {part: part.done for part in list(self._parts.values())}
-        tally = self._store.tally(state)
+        tally = self._store.tally(self._state, known)
         for part, done in seen.items():
             if tally.counters[part.partition].done < done:  # an engine that came back with older data
                 self._drop(part)
-        with self._cond:
-            for partition, part in self._parts.items():
-                if part.published not in (-1, tally.published[partition].items):
-                    self._look_again(partition)
-        if self._show is not None:
-            failed = tally.failed(state.session)
-            self._show(Progress(tally.items, tally.done, failed, len(self._runs), len(self._parts)))
-        return None if mine and not publishing and tally.finished(state.session) else tally
+        for partition in tally.unfinished:
+            owned = self._parts.get(partition)
+            if owned is not None and owned.is_behind(tally.published[partition], self._state):
+                self._look_again(partition)
+        return tally
 
     def _is_idle(self) -> bool:
         with self._cond:
-            return not self._runs and all(part.idle for part in self._parts.values())
+            return not self._runs and all(part.idle for part in self._live.values())
 
     def _look_again(self, partition: int) -> None:
-        part = self._parts.get(partition)
-        if part is not None:
-            part.look_at = 0.0
-            self._cond.notify()
+        with self._cond:
+            part = self._parts.get(partition)
+            if part is not None:
+                part.load_at = 0.0
+                self._live[partition] = part
+                self._cond.notify()
 
     # -- partitions come and go: called by the share's thread
 
     def _assigned(self, partition: int, lease: Lease) -> None:
         with self._cond:
             if not self._stopping:
-                self._parts[partition] = Part(self._store, partition, lease, self._owner)
-                self._cond.notify()
+                self._parts[partition] = part = Part(self._store, partition, lease, self._owner)
+                if self._tally is not None and partition not in self._tally.unfinished:
+                    part.load_at = NEVER_S
+                else:
+                    self._live[partition] = part
+                    self._cond.notify()
 
     def _revoked(self, partition: int) -> None:
         """Let what is running in it end, so that the next owner need not run it again; unless it is lost anyway."""
         with self._cond:
             part = self._parts.pop(partition, None)
+            self._live.pop(partition, None)
             if part is None:
                 return
             part.closing = True
@@ -338,7 +314,7 @@ class Member:
                 if batch:
                     self._run(part, batch, tries)
                 else:
-                    self._look_into(part)
+                    self._load(part)
             finally:
                 with self._cond:
                     part.running -= 1
@@ -347,39 +323,57 @@ class Member:
                     self._wake.put(None)
 
     def _next(self) -> tuple[Part, list[Item], int] | None:
-        """What to do next: look into a partition (no items), or run items of one; None when it is over."""
+        """What to do next: read a block of a partition (no items), or run items of one; None when it is over."""
+        count = self._command.batch
         with self._cond:
             while not self._stopping:
                 now = time.monotonic()
-                parts = [part for part in self._parts.values() if not part.closing and not part.lost]
-                for part in parts:  # looks first: they also fence the last owners out
-                    if part.look_at <= now:
-                        part.look_at = NEVER_S
+                idle: list[int] = []
+                # Youngest first, since the oldest are handed over first: so a hand-over seldom waits for what runs,
+                # and few partitions have a block in memory.
+                for partition, part in reversed(self._live.items()):
+                    if part.closing or part.lost:
+                        continue
+                    if part.load_at <= now and part.is_low(count):
+                        part.load_at, part.loading = NEVER_S, True
                         part.running += 1
                         return part, [], 0
-                # Youngest first, since the oldest are handed over first: so a hand-over seldom waits for what runs.
-                for part in reversed(parts):
-                    batch, tries = part.take(self._command.batch, now)
+                    batch, tries = part.take(count, now)
                     if batch:
                         part.running += 1
                         return part, batch, tries
-                until = min((part.due_at for part in parts), default=NEVER_S)
+                    if part.idle:
+                        idle.append(partition)
+                for partition in idle:
+                    del self._live[partition]
+                until = min((part.due_at(count) for part in self._live.values() if not part.closing), default=NEVER_S)
                 self._cond.wait(None if until == NEVER_S else max(0.0, until - now))
             return None
 
-    def _look_into(self, part: Part) -> None:
+    def _load(self, part: Part) -> None:
+        fresh: list[Item] = []
+        failed = False
         try:
-            fresh = part.look(self._state)
+            if part.fenced or not self._given_up():
+                fresh = part.load(self._state)
         except (StaleToken, LeaseLost):
             self._drop(part)
         except (Unavailable, OutcomeUnknown) as trouble:
             log.warning("partition %d cannot be read just now: %s", part.partition, trouble)
-            with self._cond:
-                part.look_at = time.monotonic() + LOOK_MAX_S
-        else:
-            with self._cond:
-                part.add(fresh)
-                self._cond.notify_all()
+            failed = True
+        with self._cond:
+            part.loading = False
+            part.add(fresh)
+            if failed:
+                part.load_at = time.monotonic() + LOOK_MAX_S
+
+    def _given_up(self) -> bool:
+        """Whether the job is, now: a partition may come from a member that stopped it, and left what it failed at."""
+        state = self._store.state()
+        given_up = state is not None and state.session == self._state.session and bool(state.stop)
+        if given_up:
+            self._wake.put(None)
+        return given_up
 
     def _run(self, part: Part, batch: list[Item], tries: int) -> None:
         run = Running(self._command)
@@ -391,43 +385,52 @@ class Member:
             outcome = run.run([one.line for one in batch], environment)
         finally:
             del self._runs[run]
-        try:
-            self._settle(part, batch, tries + 1, outcome)
-        except (StaleToken, LeaseLost) as refused:
-            log.info("%d completions were refused: %s", len(batch), refused)
-            with self._cond:
-                self._summary.refused += len(batch)
-            self._drop(part)
-
-    def _settle(self, part: Part, batch: list[Item], tries: int, outcome: Outcome) -> None:
         if outcome.stopped:
             return
         if outcome.code == 0:
-            part.record(batch, outcome.outs, tries)
-            with self._cond:
-                self._summary.done += len(batch)
-                self._summary.taken_over += len(batch) if part.inherited else 0
-        elif tries <= self._settings.retries:
-            pause_s = min(RETRY_MAX_S, RETRY_MIN_S * 2 ** (tries - 1)) * (0.5 + random.random() / 2)
+            self._record(part, batch, tries + 1, outcome)
+        elif tries < self._settings.retry:
+            pause_s = min(RETRY_MAX_S, RETRY_MIN_S * 2**tries) * (0.5 + random.random() / 2)
             with self._cond:
                 for one in batch:  # each alone: one bad item does not take the others of its batch with it
-                    part.again(one, tries, time.monotonic() + pause_s)
-                self._cond.notify_all()
+                    part.again(one, tries + 1, time.monotonic() + pause_s)
         else:
             for one in batch:
-                self._fail(part, one, tries, outcome)
+                self._fail(part, one, tries + 1, outcome)
+
+    def _record(self, part: Part, batch: list[Item], tries: int, outcome: Outcome) -> None:
+        left = len(batch)
+        try:
+            for count in part.record(batch, outcome.outs, tries):
+                left -= count
+                with self._cond:
+                    self._summary.done += count
+                    self._summary.taken_over += count if part.inherited else 0
+        except (StaleToken, LeaseLost) as refused:
+            log.info("%d completions were refused: %s", left, refused)
+            with self._cond:
+                self._summary.refused += left
+            self._drop(part)
 
     def _fail(self, part: Part, item: Item, tries: int, outcome: Outcome) -> None:
+        """It goes on the dead-letter list; or, where that would be the end of the job, stays to be done."""
         why = f"{item.text!r} failed with exit code {outcome.code} after {tries} {'try' if tries == 1 else 'tries'}"
         why += f": {outcome.note}" if outcome.note else ""
-        part.fail(item, outcome.code, tries, outcome.note)
         self._tell(why)
-        if not self._settings.keep_going:
+        if self._settings.keep_going:
+            try:
+                part.fail(item, outcome, tries)
+            except (StaleToken, LeaseLost):
+                self._drop(part)
+            return
+        noted = {"note": outcome.note} if outcome.note else {}
+        failure = {**told(item), "code": outcome.code, "attempts": tries, "member": self._owner, **noted}
+        with self._cond:
+            self._summary.failures.append(failure)
             self._failure = self._failure or why
-            self._failed_here = True
             self._summary.status = "failed"
-            self._stop()
-            self._wake.put(None)
+        self._stop()
+        self._wake.put(None)
 
     def _drop(self, part: Part) -> None:
         """It is another's now; if our lease says otherwise (the engine lost the cell), begin with it anew."""
@@ -435,9 +438,11 @@ class Member:
             part.closing = True
             if self._parts.get(part.partition) is part:
                 del self._parts[part.partition]
+                self._live.pop(part.partition, None)
                 if not part.lost and not self._stopping:
-                    anew = self._parts[part.partition] = Part(self._store, part.partition, part.lease, self._owner)
-                    anew.look_at = time.monotonic() + LOOK_MAX_S
+                    anew = Part(self._store, part.partition, part.lease, self._owner)
+                    anew.load_at = time.monotonic() + LOOK_MAX_S
+                    self._parts[part.partition] = self._live[part.partition] = anew
                     self._cond.notify()
         self._stop_runs(part)
 
@@ -467,15 +472,13 @@ class Member:
     def _count(self, tally: Tally) -> None:
         summary, state = self._summary, self._state
         summary.items = tally.items
-        summary.failed = tally.failed(state.session)
+        summary.dead = tally.failed
+        summary.failed = tally.failed + len(summary.failures)
         summary.done_before = self._before
         summary.done_by_others = max(0, tally.done - self._before - summary.done)
         summary.generation, summary.session = state.generation, state.session
-        if summary.failed:
-            for failure in self._store.failures(state, tally):
-                summary.failures.append(failure)
-                if len(summary.failures) == LISTED:
-                    break
+        if tally.failed:
+            summary.failures += islice(self._store.dead(), max(0, LISTED - len(summary.failures)))
 
 
 def _start(thread: threading.Thread) -> None:
