@@ -279,7 +279,7 @@ def test_a_shell_tells_that_it_is_ready_and_the_record_says_so(fleet: Fleet) -> 
     (fleet.folder / "go").touch()
     eventually(lambda: fleet.record()["state"] == "ready")
     steps = [what for what, _ in fleet.record()["changes"][-1][3]]
-    assert steps == ["admitted", "CMD started", "CMD is ready"]
+    assert steps == ["admitted", "leads", "CMD started", "CMD is ready"]
 
 
 def test_a_cmd_that_is_not_ready_in_time_counts_as_failed(fleet: Fleet) -> None:

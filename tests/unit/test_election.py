@@ -365,6 +365,77 @@ def test_each_leader_notes_whom_it_follows_and_why(face: Face) -> None:
     face.run(scenario)
 
 
+def test_what_a_leader_notes_is_written_with_its_next_update_or_as_it_resigns(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        election = hf.election("e")
+        leadership = await go(election.campaign(b"p"))
+        leadership.note("loaded", state="starting")
+        leadership.note("serves", state="ready")
+        assert ((await go(election.leader())).state, len((await go(election.history()))[-1].steps)) == ("", 2)
+        await go(leadership.update())
+        leader = await go(election.leader())
+        assert (leader.state, leader.payload) == ("ready", b"p")
+        leadership.note(state="busy")
+        await go(leadership.update(b"q"))
+        leader = await go(election.leader())
+        assert (leader.state, leader.payload) == ("busy", b"q")
+        leadership.note("drained")
+        await go(leadership.resign())
+        (change,) = await go(election.history())
+        assert [step.what for step in change.steps] == ["admitted", "leads", "loaded", "serves", "drained"]
+
+    face.run(scenario)
+
+
+def test_what_was_noted_is_written_later_where_an_update_failed(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        election = hf.election("e")
+        async with held(await go(election.campaign(b"p"))) as leadership:
+            leadership.note("loaded", state="ready")
+            with hf.engine.unavailable(op="put", done=False), pytest.raises(Unavailable):
+                await go(leadership.update(b"q"))
+            assert leadership.payload == b"p"
+            leadership.note("serves")
+            await go(leadership.update())
+            leader = await go(election.leader())
+            assert (leader.state, leader.payload) == ("ready", b"p")
+            assert [step.what for step in (await go(election.history()))[-1].steps][2:] == ["loaded", "serves"]
+
+    face.run(scenario)
+
+
+def test_a_record_stays_small_however_much_is_noted(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        election = hf.election("e")
+        async with held(await go(election.campaign())) as leadership:
+            for number in range(1000):
+                leadership.note(f"{number} " + "x" * 10_000, state="y" * 10_000)
+            await go(leadership.update())
+            steps = (await go(election.history()))[-1].steps
+            assert 10 < len(steps) < 30
+            assert max(len(step.what) for step in steps) == len((await go(election.leader())).state) == 200
+
+    face.run(scenario)
+
+
+def test_a_leader_knows_whether_the_one_before_resigned(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        election, owner = hf.election("e"), hf.session.owner
+        first = await go(election.campaign())
+        assert first.predecessor is None
+        first.note(state="ready")
+        await go(first.resign())
+        second = await go(election.campaign())
+        assert (second.predecessor.owner, second.predecessor.resigned) == (owner, True)
+        second.note(state="ready")
+        await go(second.update())
+        hf.lose(second)
+        async with held(await go(election.campaign())) as third:
+            assert (third.predecessor.owner, third.predecessor.resigned) == (owner, False)
+
+    face.run(scenario)
+
+
 def test_the_last_changes_are_kept(face: Face) -> None:
     async def scenario(hf: Any) -> None:
         election = hf.election("e")

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -33,6 +34,9 @@ OnUnsure = Literal["stop", "keep_until_deadline"]
 RESIGNED = "resigned"
 """The state of a record whose writer gave its leadership up; another kind of state is for people."""
 
+NOTED_CHARACTERS = 200
+"""What is noted is cut to so many: a record is bounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -48,7 +52,7 @@ class Leader:
     """Who leads. ``id`` is of this leadership alone, ``owner`` says who for people, ``token`` orders leaders.
 
     ``since`` is in seconds since 1970 by the leader's clock, ``age_s`` what has passed since then by ours; None in the
-    moment between its admission and its record.
+    moment between its admission and its record. ``state`` is what it noted last, for people.
     """
 
     id: str
@@ -57,6 +61,14 @@ class Leader:
     token: int
     since: float | None = field(default=None, compare=False)
     age_s: float | None = field(default=None, compare=False)
+    state: str = ""
+
+
+class Predecessor(NamedTuple):
+    """Who led before, and whether it resigned; else it went without a word."""
+
+    owner: str
+    resigned: bool
 
 
 class Candidate(NamedTuple):
@@ -105,10 +117,14 @@ class Record(NamedTuple):
             )
         return None
 
-    def with_step(self, step: Step) -> Record:
-        """The change that made its writer the leader has another step."""
+    def with_steps(self, steps: Sequence[Step]) -> Record:
+        """The change that made its writer the leader has more steps."""
         *earlier, change = self.changes
-        return self._replace(at=step.at, changes=(*earlier, change._replace(steps=(*change.steps, step))))
+        return self._replace(changes=(*earlier, change._replace(steps=(*change.steps, *steps))))
+
+    @property
+    def resigned(self) -> bool:
+        return self.state == RESIGNED
 
 
 def succeed(before: Record | None, owner: str, token: int, payload: bytes, admitted_at: float) -> Record:
@@ -117,7 +133,7 @@ def succeed(before: Record | None, owner: str, token: int, payload: bytes, admit
     earlier: tuple[Change, ...] = ()
     if before is not None:
         what, why, earlier = f"{what} after {before.leader}", f"{before.leader} went without a word", before.changes
-        if before.state == RESIGNED:
+        if before.resigned:
             why = f"{before.leader} resigned"
             steps.insert(0, Step("resigned", before.at))
     change = Change(what, why, owner, tuple(steps))
@@ -144,8 +160,11 @@ class Term:
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
+        self.predecessor: Predecessor | None = None
         self._opening: Opening
-        self._record: Record
+        self._record: Record  # as we began
+        self._state = ""
+        self._steps: list[Step] = []  # since then
 
     async def take(self, session: Session, tenure: Tenure, deadline: float) -> None:
         await QUEUE.take(session, tenure, deadline)
@@ -153,20 +172,34 @@ class Term:
         try:
             self._opening = await cells.open_cell(session, tenure.turnstile.address, tenure)
             before = Record.load(self._opening.value)
-            record = succeed(before, session.owner, tenure.token, self.payload, admitted_at)
-            self._record = record.with_step(Step("leads", session.world.wall()))
-            await cells.put(session, self._opening, self._record.dump(), ())
+            self._record = succeed(before, session.owner, tenure.token, self.payload, admitted_at)
+            self.predecessor = before and Predecessor(before.leader, before.resigned)
+            leads_at = session.world.wall()
+            self.note("leads", "", leads_at)
+            await cells.put(session, self._opening, self._as_of(leads_at), ())
         except StaleToken:
             raise LeaseLost(lost_message(tenure, "its time ran out before it led, and another leads")) from None
 
-    async def update(self, session: Session, tenure: Tenure, payload: bytes) -> None:
+    def note(self, step: str, state: str, at: float) -> None:
+        """From any thread, also while another writes."""
+        if step and len(self._steps) < chronicle.KEPT:
+            self._steps.append(Step(step[:NOTED_CHARACTERS], at))
+        self._state = state[:NOTED_CHARACTERS] or self._state
+
+    def _as_of(self, at: float, **but: Any) -> bytes:
+        """The record with what was noted."""
+        noted = {"at": at, "payload": self.payload, "state": self._state, **but}
+        return self._record.with_steps(self._steps)._replace(**noted).dump()
+
+    async def update(self, session: Session, tenure: Tenure, payload: bytes | None) -> None:
         """Rewrite the record. Not for two at once. Raises `LeaseLost` or `StaleToken` once we lead no more."""
+        if payload is None:
+            payload = self.payload
         check_payload(payload)
         if tenure.ended:
             raise LeaseLost(lost_message(tenure))
-        record = self._record._replace(payload=payload, at=session.world.wall())
-        await cells.put(session, self._opening, record.dump(), ())
-        self.payload, self._record = payload, record
+        await cells.put(session, self._opening, self._as_of(session.world.wall(), payload=payload), ())
+        self.payload = payload
 
     async def resign(self, session: Session, tenure: Tenure) -> None:
         """Give it up, and say so, if the engine answers at once. Raises `LeaseLost` if it was lost before."""
@@ -182,7 +215,7 @@ class Term:
     async def _say_so(self, session: Session) -> None:
         """For the chronicle of whoever is next; what else is under way in the cell goes first."""
         opening = self._opening
-        value = self._record._replace(state=RESIGNED, at=session.world.wall()).dump()
+        value = self._as_of(session.world.wall(), state=RESIGNED)
         request = session.engine.put(opening.cell, opening.fence, opening.version, session.new_id(), value, ())
         with contextlib.suppress(HoldfastError):
             await session.ask(request, session.world.now())
@@ -218,6 +251,18 @@ class LeadershipBase(LeaseBase):
         """What the record says, as last written by us."""
         return self._term.payload
 
+    @property
+    def predecessor(self) -> Predecessor | None:
+        """Who led before us, and whether it resigned; None where nobody did."""
+        return self._term.predecessor
+
+    def note(self, step: str = "", *, state: str = "") -> None:
+        """For people, without I/O: what we did as we came to lead, and what we do now. "" leaves it as it is.
+
+        The next `update` writes it, or `resign`. `Election.history` has the steps (the first 20), `Leader` the state.
+        """
+        self._term.note(step, state, self._session.world.wall())
+
 
 # -- to look
 
@@ -252,5 +297,5 @@ async def _look(session: Session, turnstile: Turnstile) -> tuple[Leader | None, 
         if record is None or record.token != claim.token:  # another's, from before
             return Leader(claim.id, claim.owner, claim.payload, claim.token), end_s
         age_s = max(0.0, session.world.wall() - record.since)
-        return Leader(claim.id, claim.owner, record.payload, claim.token, record.since, age_s), end_s
+        return Leader(claim.id, claim.owner, record.payload, claim.token, record.since, age_s, record.state), end_s
     return None, end_s

@@ -11,8 +11,9 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 MESSAGE_BYTES = 8192
 AT_ONCE = 64
@@ -103,6 +104,9 @@ class Manager:
             sender.setblocking(False)
             sender.sendto("\n".join(assignments).encode(), self._address)
 
+    def status(self, text: str) -> None:
+        self.tell(f"STATUS={text}")
+
     def reloading(self) -> None:
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
@@ -113,3 +117,20 @@ class Manager:
             return None
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
+
+    @contextlib.contextmanager
+    def pinged_while(self, is_well: Callable[[], bool]) -> Generator[None]:
+        """Tell it that we live, as often as it wants to hear it, whenever ``is_well`` says so."""
+        every_s = self.watchdog_s
+        done = threading.Event()
+        if every_s is not None:
+            threading.Thread(target=self._ping, args=(every_s / 3, is_well, done), daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _ping(self, every_s: float, is_well: Callable[[], bool], done: threading.Event) -> None:
+        while not done.wait(every_s):
+            if is_well():
+                self.tell("WATCHDOG=1")

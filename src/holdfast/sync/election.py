@@ -77,8 +77,11 @@ class Leadership(LeadershipBase, Lease):
         self._term, self._lock = term, threading.Lock()
         super().__init__(session, tenure)
 
-    def update(self, payload: bytes) -> None:
-        """Let others see another payload. Raises `LeaseLost` or `StaleToken` once we lead no more."""
+    def update(self, payload: bytes | None = None) -> None:
+        """Let others see another payload, if given, and what was noted.
+
+        Raises `LeaseLost` or `StaleToken` once we lead no more.
+        """
         self._session.refuse_fork()
         with self._lock:
             drive(self._term.update(self._session, self._tenure, payload))
