@@ -10,6 +10,8 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+import holdfast
+
 FAILURES = 100
 FOREVER_S = 1e6
 
@@ -21,6 +23,13 @@ def options(doc: str | None, **defaults: float) -> argparse.Namespace:
     for name, default in defaults.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, help=f"{default}")
     return parser.parse_args()
+
+
+def _tell_failure(target: Callable[..., None], *arguments: Any) -> None:
+    try:
+        target(*arguments)
+    except holdfast.HoldfastError as failure:  # such as a lease that was lost on a busy machine
+        raise SystemExit(f"{failure}; another takes over") from None
 
 
 def through_kills(
@@ -42,7 +51,9 @@ def through_kills(
     def start(number: int) -> None:
         nonlocal starts
         starts += 1
-        running[number] = get_context("spawn").Process(target=target, args=arguments(number, starts), daemon=True)
+        running[number] = get_context("spawn").Process(
+            target=_tell_failure, args=(target, *arguments(number, starts)), daemon=True
+        )
         running[number].start()
 
     for number in range(count):
