@@ -5,6 +5,7 @@ PYTHON      ?=
 ENGINE      ?=
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+MINUTES     ?= 10
 
 BIN  = $(VENV)/bin
 CODE = src examples bench tools tests
@@ -22,7 +23,7 @@ EXTRAS_bench = all,bench
 NO_SKIPS = $(if $(filter-out 0 false,$(CI)),-p tools.no_skips)
 PYTEST   = $(BIN)/python -m pytest -n 2 --dist loadfile $(NO_SKIPS)
 
-.PHONY: help venv demo test long sanitize servers check bench bench-placement docs clean
+.PHONY: help venv demo test long sanitize servers check bench bench-placement bench-fleet storm docs clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -60,6 +61,12 @@ bench: $(VENV)/.ready-bench ## locks beside their peers, 20 minutes; writes docs
 
 bench-placement: $(VENV)/.ready-bench ## placement beside its peers, some minutes; writes docs/measured-placement.md
 	@$(BIN)/python -m bench.placement
+
+bench-fleet: $(VENV)/.ready-bench ## leaders, partitions, a sale and a storm, an hour; writes docs/measured-fleet.md (ENGINE=redis BENCH_ARGS='--part sale')
+	@$(BIN)/python -m bench.fleet $(if $(ENGINE),--engine '$(ENGINE)') $(BENCH_ARGS)
+
+storm: $(VENV)/.ready-test ## kills, pauses, cuts and restarts: do two own one thing at once? (MINUTES=10 ENGINE=redis)
+	@$(BIN)/python -m bench.fleet.storm --minutes '$(MINUTES)' $(if $(ENGINE),--engine '$(ENGINE)')
 
 docs: $(VENV)/.ready-demo ## see that every link in the docs leads somewhere
 	@$(BIN)/python tools/links.py

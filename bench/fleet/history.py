@@ -2,8 +2,8 @@
 
 An entry has ``at``, ``what`` and ``who``, and further:
 
-* ``own`` and ``lost``: ``key``, ``token``. A holding lasts from when its owner knew that it owned to when it knew that it
-  did no more: it let go, was told, or its lease's deadline came, whichever was first.
+* ``own`` and ``lost``: ``key``, ``token``. A holding lasts from when its owner knew of it until it knew that it was no
+  more: it let go, was told, or its lease's deadline came, whichever was first.
 * ``killed``: by whoever killed; ends all that ``who`` had.
 * ``saved``: ``key``, ``token``, ``began``, ``count``. A checkpoint that was accepted.
 """

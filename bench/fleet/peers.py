@@ -47,12 +47,12 @@ class Kazoo(Viewer):
         from kazoo.client import KazooClient
 
         super().connect()
-        self.client = KazooClient(self.url.partition("://")[2].partition("?")[0], timeout=self.options["stands_s"])
+        self.client: Any = KazooClient(self.url.partition("://")[2].partition("?")[0], timeout=self.options["stands_s"])
         self.client.start(30)
 
     def follow(self) -> None:
         while True:
-            partitioner: Any = self.client.SetPartitioner(
+            partitioner = self.client.SetPartitioner(
                 f"/{NAME}", self.everything, identifier=self.journal.writer, time_boundary=STABLE_S
             )
             while not partitioner.failed:

@@ -47,11 +47,11 @@ PLACES = {
     "redis": Place("Redis", lambda folder: RedisServer(folder, *KEEPS), 1.0),
     "zookeeper": Place(
         "ZooKeeper", ZooKeeperServer, 1.0, lambda ttl_s: 1.5 * ttl_s + 2.0,
-        "a lease stands on a session that is half as long again and 1.5 s, which the server ends at its next tick of 0.5 s",
+        "a lease stands on a session that is half as long again and 1.5 s, and ends at the server's next tick of 0.5 s",
     ),
     "etcd": Place(
         "etcd", EtcdServer, 2.0, lambda ttl_s: float(-(-1.25 * ttl_s // 1)) + 0.5,
-        "2 s is etcd's shortest; a lease of etcd's is a quarter longer, in whole seconds, and ended within another 0.5 s",
+        "2 s is the shortest; etcd's own lease is a quarter longer, in whole seconds, and ended within another 0.5 s",
     ),
     "postgres": Place("PostgreSQL", functools.partial(PostgresServer), 1.0),
     "sqlite": Place("SQLite", None, 1.0, note="the death of a process is noticed at once"),

@@ -14,7 +14,7 @@ from .places import Place, url_of
 QUIET_S = 2.0
 """Nothing has changed for so long: it is settled."""
 
-SETTLES_WITHIN_S = 45.0
+SETTLES_WITHIN_S = 20.0
 
 
 class Change(NamedTuple):

@@ -1,7 +1,7 @@
 """A member in a storm: owns partitions, keeps checkpoints in them, stands for election, and is precise about when.
 
-Two owners at once would show only if each end were written down as early as it was known. So its ends are told by a hook,
-which hears of a loss before anything is given back; and what a pause hid ended at the lease's deadline.
+An end has to be written down before another can own what ended: a hook hears of a loss before anything is given back.
+What ended during a pause ended at the lease's deadline.
 """
 
 from __future__ import annotations
