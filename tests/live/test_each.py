@@ -1,5 +1,6 @@
 """``holdfast each`` as people run it: several processes on a real engine, some of which die."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import ON_SESSIONS
 
 import holdfast
 from holdfast.fleet.demo import PROGRAM
-from holdfast.fleet.each_store import Store
+from holdfast.fleet.each_store import Store, Tally
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.name == "nt", reason="the commands here are a Unix's")]
 
@@ -62,10 +64,19 @@ class Jobs:
 
     def done(self) -> int:
         """How many completions are recorded, by an outside look."""
+        tally = self.tally()
+        return 0 if tally is None else tally.done
+
+    def items(self) -> int:
+        """How many items are published."""
+        tally = self.tally()
+        return 0 if tally is None else tally.items
+
+    def tally(self) -> Tally | None:
         with holdfast.connect(self.url) as client:
             store = Store(client, "job")
             state = store.state()
-            return 0 if state is None else store.tally(state).done
+            return None if state is None else store.tally(state)
 
     def close(self) -> None:
         for process in self.started:
@@ -108,6 +119,10 @@ def logging(then: str = "") -> tuple[str, ...]:
     return ("--", "sh", "-c", f'echo "$1" >> log; {then}', "sh", "{}")
 
 
+def logging_all() -> tuple[str, ...]:
+    return ("--", "sh", "-c", 'printf "%s\\n" "$@" >> log', "sh", "{}")
+
+
 # -- on any engine
 
 
@@ -141,21 +156,36 @@ def test_members_killed_at_random_counts_lose_and_double_nothing(jobs: Jobs, see
     assert all(one["out"] == hashlib.md5(one["item"].encode()).hexdigest() for one in records)
 
 
-def test_after_all_were_killed_a_run_without_input_finishes(jobs: Jobs) -> None:
-    runs = [jobs.start("--ttl", "1", *logging("sleep 0.02"), lines=numbered(200)) for _ in range(2)]
-    until(lambda: jobs.done() > 30)
-    for one in runs:
-        one.kill()
-    for one in runs:
-        one.wait()
-    done = jobs.done()
-    code, out, _ = jobs.run("--ttl", "1", "--json", *logging())
-    summary = json.loads(out)
-    assert (code, summary["status"], summary["items"]) == (0, "finished", 200)
-    assert summary["done"] == 200 - done
-    ran = Counter((jobs.folder / "log").read_text().split("\n")[:-1])
-    assert len(ran) == 200
-    assert sum(ran.values()) - 200 <= 2 * (os.cpu_count() or 1)  # what was in flight, and nothing else
+@pytest.mark.parametrize("engine", ["sqlite", "redis", "sentinel", "cluster", "zookeeper", "etcd", "postgres"])
+def test_after_the_loss_of_everything_but_the_engine_one_more_machine_and_no_input_finish_the_job(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url") + ("?ttl_s=2" if engine in ON_SESSIONS else "")
+    options = ("--ttl", "2", "--partitions", "200", "--workers", "2", "--json")
+    with contextlib.closing(Jobs(url, tmp_path)) as jobs:
+        lost = [jobs.start(*options, *logging("sleep 0.02"), lines=numbered(500)) for _ in range(2)]
+        until(lambda: jobs.done() > 30 and jobs.items() == 500)
+        for one in lost:
+            one.kill()
+        for one in lost:
+            one.wait()
+        done = jobs.done()
+        found = [jobs.start(*options, "--batch", "9", *logging_all()) for _ in range(3)]
+        summaries = [json.loads(out) for code, out, _ in map(ended, found) if code == 0]
+        assert [one["items"] for one in summaries] == [500] * 3
+        assert sum(one["done"] for one in summaries) == 500 - done
+        assert Counter(one["item"] for one in jobs.results()) == Counter(line.decode() for line in numbered(500))
+        ran = Counter((jobs.folder / "log").read_text().split("\n")[:-1])
+        assert len(ran) == 500
+        assert sum(ran.values()) - 500 <= 2 * 2  # what was in flight, and nothing else
+
+
+def test_thousands_of_partitions_are_run_through(jobs: Jobs) -> None:
+    options = ("--partitions", "3000", "--batch", "9", "--json")
+    runs = [jobs.start(*options, *logging_all(), lines=numbered(1000)) for _ in range(2)]
+    summaries = [json.loads(out) for code, out, _ in map(ended, runs) if code == 0]
+    assert sum(one["done"] for one in summaries) == 1000
+    assert sorted((jobs.folder / "log").read_bytes().splitlines()) == sorted(numbered(1000))
 
 
 def test_a_member_that_was_stopped_past_its_lease_is_refused_and_goes_on(jobs: Jobs) -> None:

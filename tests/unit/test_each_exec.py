@@ -176,3 +176,50 @@ def test_sigkill_follows_where_sigterm_is_ignored(monkeypatch: pytest.MonkeyPatc
     running.stop()
     thread.join(10)
     assert outcomes[0] == Outcome(-signal.SIGKILL, stopped=True)
+
+
+def test_one_that_takes_too_long_is_ended_and_has_failed() -> None:
+    began = time.monotonic()
+    outcome = Running(Command(("sh", "-c", "sleep 100", "{}"), timeout_s=0.2)).run([b"x"], {})
+    assert outcome == Outcome(124, note="timed out after 0.2 s")
+    assert time.monotonic() < began + 30
+
+
+def test_one_that_ends_in_time_is_left_alone() -> None:
+    assert Running(Command(("sh", "-c", "sleep 0.1; exit 7", "{}"), timeout_s=20)).run([b"x"], {}) == Outcome(7)
+
+
+@pytest.mark.parametrize("collect", [False, True])
+def test_what_ignores_sigterm_is_killed_after_its_time_whoever_of_the_group_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, collect: bool
+) -> None:
+    monkeypatch.setattr("holdfast.fleet.each_exec.GRACE_S", 0.2)
+    pids = tmp_path / "pids"
+    stubborn = f"(trap '' TERM; echo started >> {pids}; sleep 100; sleep 100) & echo $! >> {pids}; wait"
+    outcome = Running(Command(("sh", "-c", stubborn, "{}"), collect=collect, timeout_s=0.5)).run([b"x"], {})
+    assert outcome.code == 124
+    child, started = sorted(pids.read_text().split())
+    assert started == "started"
+    until(lambda: not _lives(int(child)))  # before the next try, and with a pipe that it kept open
+
+
+def test_one_that_was_stopped_while_it_was_being_ended_is_not_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("holdfast.fleet.each_exec.GRACE_S", 30)
+    ready = tmp_path / "ready"
+    ending = f"trap 'touch {ready}' TERM; while :; do sleep 0.01; done"
+    running, outcomes = Running(Command(("sh", "-c", ending, "{}"), timeout_s=0.3)), list[Outcome]()
+    thread = threading.Thread(target=lambda: outcomes.append(running.run([b"x"], {})))
+    thread.start()
+    until(ready.exists)
+    running.stop()
+    running.kill()
+    thread.join(10)
+    assert outcomes[0].stopped
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+    with pytest.raises(Misuse, match="timeout"):
+        Command(("true", "{}"), timeout_s=timeout_s)
