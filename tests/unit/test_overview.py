@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 
 import pytest
 
-from holdfast.core import chronicle
 from holdfast.core.assignment import Assignment, Worker
 from holdfast.core.chronicle import Change, Step
+from holdfast.core.election import Record
 from holdfast.errors import Unavailable
 from holdfast.fleet import overview
 from holdfast.fleet.overview import Overview, gather
@@ -119,9 +117,9 @@ def test_a_short_lease_beside_a_long_one_is_not_late_once_its_renewal_was_seen()
 # -- elections
 
 
-def leading(token: int, **fields: object) -> bytes:
-    change = Change("a leads", "first", "a", (Step("admitted", 90.0),))
-    return json.dumps({"token": token, "since": 90.0, "changes": chronicle.dump([change]), **fields}).encode()
+def leading(token: int, payload: bytes = b"") -> bytes:
+    change = Change("a leads", "nobody led before", "a", (Step("admitted", 90.0),))
+    return Record("a", token, 90.0, 90.0, payload, "ready", (change,)).dump()
 
 
 def elected(record: bytes | None) -> Overview:
@@ -131,7 +129,7 @@ def elected(record: bytes | None) -> Overview:
 
 
 def test_a_leader_is_shown_with_its_record_and_the_candidates_in_order() -> None:
-    view = elected(leading(7, state="ready", payload=base64.b64encode(b"10.0.0.1").decode()))
+    view = elected(leading(7, b"10.0.0.1"))
     (found,) = view.elections
     assert found.leader is not None
     assert (found.leader.claim.id, [one.claim.id for one in found.candidates]) == ("a.1", ["b.1", "c.1"])
@@ -139,7 +137,7 @@ def test_a_leader_is_shown_with_its_record_and_the_candidates_in_order() -> None
     assert [(one.address, one.change.what) for one in view.failovers] == [("election:x", "a leads")]
 
 
-@pytest.mark.parametrize("record", [None, b"{}", b"\xff", b"[1]", leading(6, state="ready")])
+@pytest.mark.parametrize("record", [None, b"{}", b"\xff", b"[1]", leading(6)])
 def test_what_an_earlier_leader_or_somebody_else_wrote_says_nothing_of_this_one(record: bytes | None) -> None:
     (found,) = elected(record).elections
     assert found.leader is not None
