@@ -1,4 +1,4 @@
-"""The fleet's bench: its members do what they are measured by; and the storm for a minute, more of it by `make storm`."""
+"""The fleet's bench: its members do what they are measured by; and the storm for a minute, longer in `make storm`."""
 
 from __future__ import annotations
 
