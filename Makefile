@@ -62,7 +62,7 @@ bench: $(VENV)/.ready-bench ## locks beside their peers, 20 minutes; writes docs
 bench-placement: $(VENV)/.ready-bench ## placement beside its peers, some minutes; writes docs/measured-placement.md
 	@$(BIN)/python -m bench.placement
 
-bench-fleet: $(VENV)/.ready-bench ## leaders, partitions, a sale and a storm, an hour; writes docs/measured-fleet.md (ENGINE=redis BENCH_ARGS='--part sale')
+bench-fleet: $(VENV)/.ready-bench ## leaders, partitions, a sale and a storm, 45 minutes; writes docs/measured-fleet.md (ENGINE=redis BENCH_ARGS='--part sale')
 	@$(BIN)/python -m bench.fleet $(if $(ENGINE),--engine '$(ENGINE)') $(BENCH_ARGS)
 
 storm: $(VENV)/.ready-test ## kills, pauses, cuts and restarts: do two own one thing at once? (MINUTES=10 ENGINE=redis)

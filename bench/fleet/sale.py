@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 import flash_sale
 
-ORDERS, WORKERS, AT_ONCE, KILL_EVERY_S = 100_000, 10, 20, 1.0
+ORDERS, WORKERS, AT_ONCE, KILL_EVERY_S = 200_000, 10, 20, 1.0
 
 
 class Sale(NamedTuple):
