@@ -193,14 +193,14 @@ def test_one_that_ends_in_time_is_left_alone() -> None:
 def test_what_ignores_sigterm_is_killed_after_its_time_whoever_of_the_group_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, collect: bool
 ) -> None:
-    monkeypatch.setattr("holdfast.fleet.each_exec.GRACE_S", 0.2)
+    monkeypatch.setattr("holdfast.fleet.each_exec.GRACE_S", 1.5)
     pids = tmp_path / "pids"
     stubborn = f"(trap '' TERM; echo started >> {pids}; sleep 100; sleep 100) & echo $! >> {pids}; wait"
     outcome = Running(Command(("sh", "-c", stubborn, "{}"), collect=collect, timeout_s=0.5)).run([b"x"], {})
     assert outcome.code == 124
     child, started = sorted(pids.read_text().split())
     assert started == "started"
-    until(lambda: not _lives(int(child)))  # before the next try, and with a pipe that it kept open
+    until(lambda: not _lives(int(child)), 1.0)  # before the next try begins, and though it kept a pipe open
 
 
 def test_one_that_was_stopped_while_it_was_being_ended_is_not_a_failure(

@@ -16,7 +16,7 @@ import pytest
 from holdfast.contract import Request
 from holdfast.core.assigner import partition_turnstile
 from holdfast.engines.memory import MemoryEngine, MemoryLink
-from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown
+from holdfast.errors import HoldfastError, Misuse, OutcomeUnknown, StaleToken
 from holdfast.fleet.each_exec import CannotRun, Command
 from holdfast.fleet.each_input import Input
 from holdfast.fleet.each_items import Item, item
@@ -308,19 +308,19 @@ def test_what_failed_for_good_is_a_dead_letter_and_is_left_alone_by_later_runs(f
 
 def test_dead_letters_are_tried_again_when_asked_for_and_nothing_else_is(fleet: Fleet) -> None:
     odd = fleet.logging('case "$1" in *3|*7) exit 4;; esac')
-    fleet.member(lines(20), odd, retry=0, keep_going=True).run()
+    fleet.member(lines(20), odd, retry=0, keep_going=True, partitions=1).run()
     assert len(fleet.dead()) == 4
     once_more = fleet.member(
-        (), fleet.logging('case "$1" in *7) exit 5;; esac'), retry=0, keep_going=True, retry_dead=True
+        (), fleet.logging('case "$1" in *7) exit 5;; esac'), retry=0, keep_going=True, retry_dead=True, partitions=1
     )
     summary = once_more.run()
     assert (summary.status, summary.done, summary.failed) == ("finished", 2, 2)
     assert sorted((one["item"], one["code"]) for one in fleet.dead()) == [("item 17", 5), ("item 7", 5)]
-    assert fleet.member(retry_dead=True).run().done == 2
+    assert fleet.member(retry_dead=True, partitions=1).run().done == 2
     assert fleet.dead() == []
     assert len(fleet.records()) == 20
     assert sorted(Counter(fleet.ran).values()) == [1] * 16 + [2, 2, 3, 3]
-    nothing = fleet.member(retry_dead=True).run()
+    nothing = fleet.member(retry_dead=True, partitions=1).run()
     assert (nothing.status, nothing.done) == ("finished before", 0)
 
 
@@ -470,7 +470,22 @@ def test_partitions_that_are_over_are_not_asked_for_again_until_the_end(fleet: F
     assert looks() <= state_reads()  # one partition at each look
     gate.unlink()
     assert running.result().done == 200
-    assert looks() > 64  # all of them, before it believes that all is over
+
+
+def test_what_the_engine_forgot_of_a_partition_that_was_over_is_made_again(fleet: Fleet) -> None:
+    gate = fleet.folder / "gate"
+    gate.touch()
+    waits = fleet.logging(f'while [ -e {gate} ] && [ "$1" = "item 0" ]; do sleep 0.01; done')
+    running = fleet.start(fleet.member(lines(60), waits, workers=2, partitions=8))
+    until(lambda: running.member._summary.done > 10)
+    with fleet.engine.lock:
+        older = copy.deepcopy(fleet.engine.cells)
+    until(lambda: running.member._tally is not None and len(running.member._tally.unfinished) == 1)
+    with fleet.engine.lock:
+        fleet.engine.cells = older
+    gate.unlink()
+    assert running.result().status == "finished"
+    assert len(fleet.records()) == 60
 
 
 def test_more_partitions_than_items(fleet: Fleet) -> None:
@@ -609,6 +624,29 @@ def test_completions_that_the_engine_forgot_are_made_again(fleet: Fleet) -> None
     assert member.result().status == "finished"
     assert len(fleet.records()) == 12
     assert len(fleet.ran) > 12
+
+
+def test_a_publisher_that_was_overtaken_publishes_nothing_twice(fleet: Fleet) -> None:
+    paused, quick = fleet.store("paused"), fleet.store("quick")
+    state, share = paused.enter(1, lambda state: paused.members(state).join(), brings=True)
+    calls = 0
+
+    def going() -> bool:
+        """At its second call it holds the lock and has the cell open: let its lease end, and the other do the work."""
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            stand = fleet.engine.stands[f"lock:each:in:{JOB}"]
+            with fleet.engine.lock:
+                stand.places.clear()
+            quick.publish(state, Input(lines(30)), lambda: True, lambda partition: None)
+        return True
+
+    with share, pytest.raises(StaleToken):
+        paused.publish(state, Input(lines(30)), going, lambda partition: None)
+    paused.publish(state, Input(lines(30)), lambda: True, lambda partition: None)
+    (published,) = paused.tally(state).published
+    assert (published.print.items, published.blocks) == (30, 1)
 
 
 class LossyEngine(MemoryEngine):
