@@ -79,12 +79,11 @@ class Weather:
 
     def join(self) -> None:
         """One more member, over a network of its own."""
-        proxy = TcpProxy(self.server.port) if self.server is not None else None
-        url = self.url if proxy is None or self.server is None else self.url.replace(
-            f":{self.server.port}", f":{proxy.port}"
-        )  # fmt: skip
-        (hand,) = self.all.start(1, url)
-        if proxy is not None:
+        if self.server is None:
+            (hand,) = self.all.start(1, self.url)
+        else:
+            proxy = TcpProxy(self.server.port)
+            (hand,) = self.all.start(1, self.url.replace(f":{self.server.port}", f":{proxy.port}"))
             self._proxies[hand.name] = proxy
         self.all.tell([hand], "join")
 
@@ -127,7 +126,7 @@ class Weather:
         self._later.append((time.monotonic() + delay_s, hand.name, step))
 
     def _rest(self, hand: Hand) -> None:
-        """Time to see what became of what it had; a kill before would leave open when it knew."""
+        """Time to see what became of what it had: a kill before that would leave open when it had ended."""
         self._rests_until[hand.name] = time.monotonic() + self.place.stands_s(TTL_S)
 
     def _is_rested(self, hand: Hand) -> bool:
@@ -141,9 +140,6 @@ class Weather:
 
     def _kill(self, hand: Hand) -> None:
         self.all.kill(hand)
-        self._gone(hand)
-
-    def _gone(self, hand: Hand) -> None:
         if hand.name in self._proxies:
             self._proxies.pop(hand.name).close()
         self._after(self.chance.uniform(0.1, 3.0), hand, self.join)
