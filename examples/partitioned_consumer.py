@@ -23,8 +23,7 @@ from threading import Event
 import harness
 
 import holdfast
-from holdfast.sync import Client
-from holdfast.sync.partitions import PartitionLease
+from holdfast.sync import Client, PartitionLease
 
 AT_ONCE = 10  # records between two checkpoints
 

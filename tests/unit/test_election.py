@@ -427,6 +427,8 @@ def test_a_leader_knows_whether_the_one_before_resigned(face: Face) -> None:
         await go(first.resign())
         second = await go(election.campaign())
         assert (second.predecessor.owner, second.predecessor.resigned) == (owner, True)
+        with pytest.raises(Misuse, match="what resign"):
+            second.note(state="resigned")
         second.note(state="ready")
         await go(second.update())
         hf.lose(second)

@@ -9,6 +9,7 @@ import pytest
 from holdfast.core.assignment import Assignment, Worker
 from holdfast.core.chronicle import Change, Step
 from holdfast.core.election import Record
+from holdfast.core.session import ASKED_AT_ONCE
 from holdfast.errors import Unavailable
 from holdfast.fleet import overview
 from holdfast.fleet.overview import Overview, gather
@@ -69,12 +70,12 @@ def test_a_prefix_chooses_by_address_or_name_and_takes_a_sets_partitions_along(h
 
 
 def test_it_takes_a_few_rounds_however_much_stands(hf: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    leases = [hf.lock(f"lock {number}").acquire() for number in range(overview.AT_ONCE + 1)]
+    leases = [hf.lock(f"lock {number}").acquire() for number in range(ASKED_AT_ONCE + 1)]
     batches: list[int] = []
     link, call_many = hf.session.world.link, hf.session.world.link.call_many
     monkeypatch.setattr(link, "call_many", lambda some, s: batches.append(len(some)) or call_many(some, s))
     assert len(seen(hf).locks) == len(leases)
-    assert [size for size in batches if size] == [overview.AT_ONCE, 1]
+    assert [size for size in batches if size] == [ASKED_AT_ONCE, 1]
 
 
 def test_a_look_that_did_not_arrive_is_asked_again(hf: FakeClient) -> None:

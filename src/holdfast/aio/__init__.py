@@ -8,7 +8,7 @@ from .election import Election, Leadership
 from .group import Group, Health
 from .lease import Lease, StickyLease
 from .lock import Lock, RWLock
-from .partitions import Partitions, Share
+from .partitions import PartitionLease, Partitions, Share
 
 __all__ = [
     "Cell",
@@ -20,6 +20,7 @@ __all__ = [
     "Lease",
     "Lock",
     "OpenCell",
+    "PartitionLease",
     "Partitions",
     "RWLock",
     "Share",

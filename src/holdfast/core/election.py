@@ -260,7 +260,10 @@ class LeadershipBase(LeaseBase):
         """For people, without I/O: what we did as we came to lead, and what we do now. "" leaves it as it is.
 
         The next `update` writes it, or `resign`. `Election.history` has the steps (the first 20), `Leader` the state.
+        Raises `Misuse` for the state that `resign` alone writes.
         """
+        if state == RESIGNED:
+            raise Misuse(f"the state {RESIGNED!r} is what resign() writes; note another")
         self._term.note(step, state, self._session.world.wall())
 
 

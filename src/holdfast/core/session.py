@@ -17,7 +17,7 @@ from ..errors import HoldfastError, LeaseLost, Misuse, OutcomeUnknown, Unavailab
 from ..hooks.event import Hook, Life
 from ..model import NEVER_S, Claim, Signal, Standing, State, Turnstile
 from ..world import Mailbox, World
-from .calls import Asker, Calls
+from .calls import LEAST_TRY_S, Asker, Calls
 from .holding import Holdings
 from .renewer import Renewer
 from .tenure import Tenure
@@ -316,15 +316,21 @@ class Session:
         self.refuse_fork()
         return self.calls.ask(request, give_up_at, asker)
 
-    async def ask_many(self, requests: Sequence[Request[T]]) -> list[T]:
-        """`ask` for many at once, pipelined, in order; one that failed is asked again."""
+    async def ask_many(self, requests: Sequence[Request[T]], give_up_at: float = NEVER_S) -> list[T]:
+        """`ask` for many at once, pipelined, in order; what did not arrive is asked again, one by one."""
         self.refuse_fork()
         found: list[T] = []
         for start in range(0, len(requests), ASKED_AT_ONCE):
             some = requests[start : start + ASKED_AT_ONCE]
-            replies = await self.world.call_many(some, self.patience_s)
+            left_s = max(LEAST_TRY_S, min(self.patience_s, give_up_at - self.world.now()))
+            replies = await self.world.call_many(some, left_s)
             for request, reply in zip(some, replies, strict=True):
-                found.append(await self.ask(request) if isinstance(reply, Exception) else reply)
+                if isinstance(reply, (Unavailable, OutcomeUnknown)):
+                    found.append(await self.ask(request, give_up_at))
+                elif isinstance(reply, Exception):
+                    raise reply
+                else:
+                    found.append(reply)
         return found
 
     async def listen(self, give_up_at: float = NEVER_S) -> bool:

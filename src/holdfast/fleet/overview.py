@@ -9,23 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from ..contract import Request
 from ..core.assignment import Assignment
 from ..core.chronicle import Change
 from ..core.election import Record
 from ..core.session import Session
-from ..errors import HoldfastError, OutcomeUnknown, Unavailable
-from ..model import NEVER_S, CellSnapshot, Snapshot, Turnstile
+from ..errors import HoldfastError
+from ..model import NEVER_S, Snapshot, Turnstile
 from . import portions
 from .portions import Partitions
 from .presence import Lengths, Member
-
-T = TypeVar("T")
-
-AT_ONCE = 512
-"""So many requests are sent together."""
 
 RECORDED = ("election", "partitions")
 """Kinds whose record stands in a cell of the same address."""
@@ -138,34 +131,15 @@ def _set_of(partition: str) -> str:
 
 async def looks(session: Session, turnstiles: Sequence[Turnstile], give_up_at: float = NEVER_S) -> list[Snapshot]:
     """How each stands that anybody holds or waits for."""
-    replies = await _ask_all(session, [session.engine.look(turnstile) for turnstile in turnstiles], give_up_at)
+    replies = await session.ask_many([session.engine.look(turnstile) for turnstile in turnstiles], give_up_at)
     return [snapshot for snapshot in replies if snapshot.claims]
 
 
 async def _records(session: Session, addresses: Sequence[str], give_up_at: float) -> dict[str, bytes]:
     if not session.engine.capabilities.cells:
         return {}
-    replies: list[CellSnapshot] = await _ask_all(
-        session, [session.engine.read(address, []) for address in addresses], give_up_at
-    )
+    replies = await session.ask_many([session.engine.read(address, []) for address in addresses], give_up_at)
     return {address: cell.value for address, cell in zip(addresses, replies, strict=True) if cell.value is not None}
-
-
-async def _ask_all(session: Session, requests: Sequence[Request[T]], give_up_at: float) -> list[T]:
-    """In batches; what did not arrive is asked again, one by one."""
-    found: list[T] = []
-    for start in range(0, len(requests), AT_ONCE):
-        batch = requests[start : start + AT_ONCE]
-        left_s = max(0.25, min(session.patience_s, give_up_at - session.world.now()))
-        replies = await session.world.call_many(batch, left_s)
-        for request, reply in zip(batch, replies, strict=True):
-            if isinstance(reply, (Unavailable, OutcomeUnknown)):
-                found.append(await session.ask(request, give_up_at))
-            elif isinstance(reply, Exception):
-                raise reply
-            else:
-                found.append(reply)
-    return found
 
 
 def put_together(
