@@ -264,6 +264,19 @@ def test_a_bounded_number_is_handed_over_at_once(clients: Clients, monkeypatch: 
     clients.run(scenario)
 
 
+def test_the_name_of_a_member_that_died_is_waited_for(clients: Clients) -> None:
+    async def scenario(clients: Clients) -> None:
+        hf, other = clients.new(), clients.new()
+        died = await go(hf.partitions("p", 4, ttl_s=0.5).join(name="w"))
+        await until(lambda: len(died.owned) == 4)
+        hf.session.forget("it died")
+        again = await go(other.partitions("p", 4, ttl_s=0.5).join(name="w"))
+        await until(lambda: len(again.owned) == 4)
+        assert [member.name for member in await go(other.partitions("p", 4).members())] == ["w"]
+
+    clients.run(scenario)
+
+
 @pytest.mark.parametrize("callback", ["on_assigned", "on_revoked"])
 def test_a_callback_that_never_returns_keeps_its_partition_for_a_bounded_time(
     clients: Clients, callback: str, caplog: pytest.LogCaptureFixture

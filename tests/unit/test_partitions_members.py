@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -84,12 +85,25 @@ def test_rebalance_waits_no_longer_for_who_is_away(face: Face) -> None:
 
 def test_two_live_members_with_one_name_are_refused_and_who_it_is_is_said(face: Face) -> None:
     async def scenario(hf: Any) -> None:
-        first = await joined(hf, name="w")
+        ledger = Ledger()
+        first = await joined(hf, name="w", **ledger.callbacks("first"))
+        ledger.moved()
         with pytest.raises(Misuse, match=r"'p' have a live member 'w' already: .*give each a name of its own"):
             await go(hf.other().partitions("p", COUNT).join(name="w"))
         await go(hf.clock.advance(5))
         assert set(first.owned) == set(range(COUNT))
+        assert ledger.moved() == set(), "nor does the second take anything while it is being refused"
         assert [member.name for member in await go(hf.partitions("p", COUNT).members())] == ["w"]
+
+    face.run(scenario)
+
+
+def test_a_senior_member_that_does_nothing_is_stepped_in_for(face: Face) -> None:
+    async def scenario(hf: Any) -> None:
+        senior = await joined(hf)
+        senior._share._assigner.act_at = lambda member_id: math.inf
+        junior = await joined(hf.other())
+        assert (len(senior.owned), len(junior.owned)) == (COUNT // 2, COUNT // 2)
 
     face.run(scenario)
 
