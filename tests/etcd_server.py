@@ -43,10 +43,9 @@ class EtcdServer(Server):
         binary = shutil.which("etcd") or missing("etcd (etcd-server)")
         client = f"{'https' if self.tls else 'http'}://{self.address}"
         peer = f"http://127.0.0.1:{self.peer_port}"
-        # a kill loses nothing that was not synced; elections, and so the shortest lease, take half of the usual time
+        # a kill loses nothing that was not synced
         return [
             binary, "--name", self.name, "--data-dir", str(self.folder / "data"), "--unsafe-no-fsync",
-            "--heartbeat-interval", "50", "--election-timeout", "500",
             "--listen-client-urls", client, "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
             "--initial-cluster", self.members or f"{self.name}={peer}", *self.options,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -18,23 +17,15 @@ SERVICE = "mymaster"
 class Sentinel(RedisServer):
     """One of those that watch a primary and appoint the next."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary_port: int, down_after_ms: int, *lines: str) -> None:
         super().__init__(folder)
-        self.id = secrets.token_hex(20)
-
-    @property
-    def known(self) -> str:
-        """What the configuration of another one says of it: to hear of each other by themselves takes seconds."""
-        return f"sentinel known-sentinel {SERVICE} 127.0.0.1 {self.port} {self.id}"
-
-    def configure(self, primary_port: int, down_after_ms: int, *lines: str) -> None:
-        watched = [
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} 2",
+        watched = f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} 2"
+        times = [
             f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
             f"sentinel failover-timeout {SERVICE} 4000",
         ]
-        config = ["bind 127.0.0.1", f"dir {self.folder}", f"sentinel myid {self.id}", *watched, *lines, ""]
-        (self.folder / "sentinel.conf").write_text("\n".join(config))
+        config = ["bind 127.0.0.1", f"dir {folder}", watched, *times, *lines, ""]
+        (folder / "sentinel.conf").write_text("\n".join(config))
 
     def argv(self) -> list[str]:
         binary = shutil.which("redis-sentinel") or shutil.which("valkey-sentinel") or missing("redis-sentinel")
@@ -67,11 +58,12 @@ class SentinelDeployment:
 
     def __init__(self, folder: Path, password: str = "", *, down_after_ms: int = 20000) -> None:
         secret = ["--requirepass", password, "--masterauth", password] if password else []
-        quick = ["--repl-ping-replica-period", "1", "--repl-diskless-sync", "no", "--repl-timeout", "5"]
+        quick = ["--repl-ping-replica-period", "1", "--repl-diskless-sync-delay", "0", "--repl-timeout", "5"]
         self.servers = [RedisServer(_folder(folder / name), *quick, *secret) for name in ("first", "second")]
         self.password = password
         self.down_after_ms = down_after_ms
-        self.sentinels = [Sentinel(_folder(folder / f"s{n}")) for n in (1, 2, 3)]
+        self._folder = folder
+        self.sentinels: list[Sentinel] = []
 
     @property
     def url(self) -> str:
@@ -98,21 +90,18 @@ class SentinelDeployment:
         primary = self.primary
         return next(server for server in self.servers if server is not primary)
 
-    def _said_by(self, primary: RedisServer) -> str:
-        """What it says of its replica."""
-        return info(primary.port, "INFO REPLICATION", self.password).get("slave0", "")
-
     def is_settled(self) -> bool:
-        """The replica follows, and every sentinel has heard so from it."""
+        """The replica follows, and every sentinel knows all the others and the replica."""
         try:
-            return "state=online" in self._said_by(self.primary) and all(map(self._trusts_the_replica, self.sentinels))
+            said = info(self.primary.port, "INFO REPLICATION", self.password)
+            return "state=online" in said.get("slave0", "") and all(map(self._knows_all, self.sentinels))
         except redis.RedisError:
             return False
 
-    def _trusts_the_replica(self, sentinel: Sentinel) -> bool:
-        (flat,) = self.ask(sentinel, "SENTINEL", "REPLICAS", SERVICE)
+    def _knows_all(self, sentinel: Sentinel) -> bool:
+        flat = self.ask(sentinel, "SENTINEL", "MASTER", SERVICE)
         state = dict(zip(flat[::2], flat[1::2], strict=True))
-        return bool(state[b"flags"] == b"slave" and state[b"master-link-status"] == b"ok")
+        return state[b"num-slaves"] == b"1" and state[b"num-other-sentinels"] == b"2" and state[b"flags"] == b"master"
 
     def has_caught_up(self) -> bool:
         """The replica has taken in all that the primary has."""
@@ -135,14 +124,12 @@ class SentinelDeployment:
         first.start()
         second.arguments += ("--replicaof", f"127.0.0.1 {first.port}")
         second.start()
-        eventually(lambda: "state=online" in self._said_by(first), 30, "the replica does not follow")
         lines = [f"sentinel auth-pass {SERVICE} {self.password}"] if self.password else []
-        lines.append(f"sentinel known-replica {SERVICE} 127.0.0.1 {second.port}")
+        self.sentinels = [
+            Sentinel(_folder(self._folder / f"s{n}"), first.port, self.down_after_ms, *lines) for n in (1, 2, 3)
+        ]
         for sentinel in self.sentinels:
-            others = [other.known for other in self.sentinels if other is not sentinel]
-            sentinel.configure(first.port, self.down_after_ms, *lines, *others)
             sentinel.start()
-            self.ask(sentinel, "SENTINEL", "DEBUG", "INFO-PERIOD", 200, "PUBLISH-PERIOD", 750)  # 10 s and 2 s else
         eventually(self.is_settled, 30, "the deployment does not settle")
 
     def reset(self) -> None:

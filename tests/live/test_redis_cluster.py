@@ -188,7 +188,7 @@ def test_a_primary_that_dies_in_the_middle_of_a_wait_is_replaced_and_the_queue_g
 ) -> None:
     look = onlooker(cluster.url)
     holder = connect(cluster.url)
-    lease = holder.lock("x", ttl_s=15).acquire()
+    lease = holder.lock("x", ttl_s=40).acquire()
     opened = holder.cell("x").open(lease)
     opened.put(b"before")
     waiter = Waiter(look, connect(cluster.url), ttl_s=9, timeout_s=60)

@@ -92,7 +92,7 @@ def test_a_failover_in_the_middle_of_a_wait_keeps_holder_queue_and_cell(
 def test_a_holder_is_unsure_while_there_is_no_primary_and_held_again_by_the_next(
     patient: SentinelDeployment, connect: Connect
 ) -> None:
-    lease = connect(patient.url).lock("x", ttl_s=9).acquire()
+    lease = connect(patient.url).lock("x", ttl_s=12).acquire()
     eventually(patient.has_caught_up)
     old = patient.primary
     old.kill()
@@ -199,7 +199,7 @@ def test_without_its_replica_nothing_is_held_that_asked_for_one(
     patient: SentinelDeployment, connect: Connect, onlooker: Look
 ) -> None:
     look = onlooker(patient.url)
-    client = connect(f"{patient.url}?wait_replicas=1&wait_timeout_s=0.2", patience_s=1.5)
+    client = connect(f"{patient.url}?wait_replicas=1&wait_timeout_s=0.2", patience_s=3)
     lease = client.lock("x", ttl_s=30).acquire()
     opened = client.cell("ledger").open(lease)
     opened.put(b"both have it")
