@@ -329,21 +329,25 @@ class Member:
             while not self._stopping:
                 now = time.monotonic()
                 idle: list[int] = []
-                # Youngest first, since the oldest are handed over first: so a hand-over seldom waits for what runs,
-                # and few partitions have a block in memory.
+                # Youngest first, since the oldest are handed over first: so a hand-over seldom waits for what runs.
+                # Another block is read only where none in memory has a batch left, so few partitions have one.
+                low: Part | None = None
                 for partition, part in reversed(self._live.items()):
                     if part.closing or part.lost:
                         continue
                     if part.load_at <= now and part.is_low(count):
-                        part.load_at, part.loading = NEVER_S, True
-                        part.running += 1
-                        return part, [], 0
+                        low = low or part
+                        continue
                     batch, tries = part.take(count, now)
                     if batch:
                         part.running += 1
                         return part, batch, tries
                     if part.idle:
                         idle.append(partition)
+                if low is not None:
+                    low.load_at, low.loading = NEVER_S, True
+                    low.running += 1
+                    return low, [], 0
                 for partition in idle:
                     del self._live[partition]
                 until = min((part.due_at(count) for part in self._live.values() if not part.closing), default=NEVER_S)
