@@ -21,7 +21,8 @@ EXTRAS_bench = all,bench
 
 # In CI nothing may be skipped; elsewhere pytest counts what was, and says why.
 NO_SKIPS = $(if $(filter-out 0 false,$(CI)),-p tools.no_skips)
-PYTEST   = $(BIN)/python -m pytest -n 2 --dist loadfile $(NO_SKIPS)
+# Three at a time for two cores: most tests wait for something.
+PYTEST   = $(BIN)/python -m pytest -n 3 --dist loadfile $(NO_SKIPS)
 
 .PHONY: help venv demo test long sanitize servers check bench bench-placement bench-fleet storm docs clean
 .NOTPARALLEL:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +54,18 @@ def waiter(pool: ThreadPoolExecutor, view: Onlooker, client: Any, ttl_s: float =
 def stopped(peer: Peer) -> None:
     """Wait until it is."""
     eventually(lambda: os.waitpid(peer.process.pid, os.WUNTRACED | os.WNOHANG)[0], what="it was never stopped")
+
+
+def paused_between_transactions(peer: Peer, url: str) -> None:
+    """Stop it, yet not while it writes: it would hold up everybody, which is another test."""
+    while True:
+        peer.signal(signal.SIGSTOP)
+        stopped(peer)
+        witness = sqlite3.connect(url.removeprefix("sqlite://"), timeout=0.5)
+        with contextlib.closing(witness), contextlib.suppress(sqlite3.OperationalError):
+            witness.execute("BEGIN IMMEDIATE")
+            return
+        peer.signal(signal.SIGCONT)
 
 
 # -- killed
@@ -186,8 +200,7 @@ def test_a_waiter_that_is_paused_when_its_turn_comes_costs_its_lease_and_no_more
     eventually(lambda: view.waiters("x") == 1)
     with ThreadPoolExecutor(1) as pool:
         last = waiter(pool, view, client)
-        paused.signal(signal.SIGSTOP)
-        stopped(paused)
+        paused_between_transactions(paused, sqlite_url)
         lease.release()
         entered, _ = last.result()
         entered.release()
